@@ -1,0 +1,56 @@
+"""`ec2emo ssh`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from orchestrator import view
+from orchestrator.errors import BadRequest
+from orchestrator.machine import Machine
+from orchestrator.store import Store
+
+
+def command(
+    run: Annotated[
+        str | None, typer.Argument(help="A run, or the beginning of its name; else the latest.")
+    ] = None,
+    print_: Annotated[bool, typer.Option("--print", help="Print the command, and do not run it.")] = False,
+) -> None:
+    """Attach to a run on its machine: tmux, or its log.
+
+    Leave with Ctrl-B D (tmux) or Ctrl-C (log); the run goes on.
+
+    Example: ec2emo ssh
+    """
+    chosen = Store().find(run)
+    if chosen.machine is None:
+        raise BadRequest(f"{chosen.id} never reached a machine", run=chosen.id)
+    argv = _argv(chosen.machine, f"ec2emo-{chosen.id}", f"{chosen.folder}/train.log")
+    if print_:
+        view.data(shlex.join(argv))
+        return
+    if not sys.stdin.isatty():
+        raise BadRequest("'ec2emo ssh' needs a terminal; --print shows the command it would run")
+    try:
+        os.execvp(argv[0], argv)
+    except FileNotFoundError as e:
+        raise BadRequest(f"there is no {argv[0]} on this machine: install openssh-client") from e
+
+
+def _argv(machine: Machine, session: str, log: str) -> list[str]:
+    script = 'tmux attach-session -t "=$1" 2>/dev/null || exec tail -n 50 -F "$2"'
+    there = ["sh", "-c", script, "attach", session, log]
+    if machine.host is None:
+        return there
+    argv = ["ssh", "-t", "-o", "ForwardAgent=no", "-o", "StrictHostKeyChecking=yes"]
+    if machine.port:
+        argv += ["-p", str(machine.port)]
+    if machine.key:
+        argv += ["-i", machine.key]
+    target = f"{machine.user}@{machine.host}" if machine.user else machine.host
+    return [*argv, "--", target, shlex.join(there)]

@@ -1,0 +1,16 @@
+"""Which Shell speaks to a machine."""
+
+from __future__ import annotations
+
+from orchestrator.machine import Machine
+from orchestrator.shell import LocalShell, Shell
+
+
+def open_shell(machine: Machine) -> Shell:
+    """A shell on the machine. Raises ContactLost or Refused."""
+    if machine.host is None:
+        return LocalShell()
+    # Imported here because fabric and paramiko cost 0.2 s, which `ec2emo runs` need not pay.
+    from orchestrator.ssh import SSHShell
+
+    return SSHShell(machine)

@@ -1,0 +1,46 @@
+"""What `--data` names, looked at before anything starts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.errors import BadRequest
+from orchestrator.settings import is_folder
+from orchestrator.store import Store
+from trainer import clips, demo
+
+THREE_WAYS = (
+    "no data named: --data FOLDER for a folder of .npz or .npy features, 'ec2emo init' to set one for this "
+    "project, or --data demo for small synthetic data"
+)
+
+
+def folder_of(named: str, store: Store) -> Path:
+    """The folder on this machine; the demo data is written when it is asked for."""
+    if named == "demo":
+        return demo.write(store.root / "demo-synthetic")
+    if not is_folder(named):
+        raise BadRequest(f"--data {named!r:.100} is not a folder on this machine")
+    return Path(named).expanduser().resolve()
+
+
+def look(folder: Path, store: Store, progress: Callable[[int, int], None] | None = None) -> clips.Report:
+    """Every clip below the folder; what was seen before is remembered. Raises BadRequest."""
+    try:
+        return clips.check(folder, cache=_memory(folder, store), progress=progress)
+    except clips.DataError as e:
+        raise BadRequest(str(e)) from e
+
+
+def refuse_fatal(report: clips.Report) -> None:
+    """Raises BadRequest with every reason why nothing can be trained on this."""
+    if report.fatal:
+        why = "; ".join(p.text for p in report.fatal)
+        raise BadRequest(f"these data cannot be trained on: {why}")
+
+
+def _memory(folder: Path, store: Store) -> Path:
+    name = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return store.root / "cache" / f"clips-{name}.json"

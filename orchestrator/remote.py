@@ -1,0 +1,290 @@
+"""What we do on a machine, in our words, over a Shell."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.bundle import Bundle
+from orchestrator.errors import BadRequest, ContactLost, RunFailed
+from orchestrator.machine import Machine
+from orchestrator.progress import Status
+from orchestrator.run import Run
+from orchestrator.shell import Shell
+from trainer import contract
+
+if TYPE_CHECKING:
+    from trainer.clips import Clip
+
+CPU_LOCK, GPU_LOCK = "requirements-cpu.lock", "requirements-gpu.lock"
+ENVIRONMENT_BYTES = 3_000_000_000  # the CPU environment takes 1.8 GB, and pip needs room to unpack
+DATA_PATIENCE = 600.0  # seconds without a sign, while a slow disk is asked for many files
+LAUNCH_PATIENCE = 90.0  # seconds without a word from launch.sh
+
+LOOK = (
+    "import json, pathlib, sys; from trainer import clips; "
+    "print(json.dumps(json.loads(clips.check(pathlib.Path(sys.argv[1])).to_json())))"
+)
+
+Say = Callable[[str], None]
+OnBytes = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What probe.sh found. `code`, `env` and `data` say whether ours is there already."""
+
+    root: str
+    user: str
+    host: str
+    system: str
+    lock: str
+    gpus: int
+    python3: bool
+    tmux: bool
+    writable: bool
+    free_bytes: int
+    now: float
+    code: bool
+    env: bool
+    data: bool
+
+
+def probe(shell: Shell, machine: Machine, bundle: Bundle, fingerprint: str = "-") -> Facts:
+    """Look at the machine in one round trip. Raises ContactLost, or RunFailed when it has no shell."""
+    locks = [bundle.lock_hash(CPU_LOCK), bundle.lock_hash(GPU_LOCK)]
+    script = bundle.files["remote_env/probe.sh"]
+    argv = ["sh", "-s", "--", machine.root, bundle.hash, *locks, fingerprint or "-"]
+    answer = shell.run(argv, stdin=script)
+    found = dict(
+        line.split("=", 1) for line in answer.out.decode("utf-8", "replace").splitlines() if "=" in line
+    )
+    try:
+        facts = Facts(
+            root=found["root"],
+            user=found["user"],
+            host=found["host"],
+            system=found["system"],
+            lock=found["lock"],
+            gpus=int(found["gpus"]),
+            free_bytes=int(found["free_kb"]) * 1024,
+            now=float(found["now"]),
+            **{k: found[k] == "yes" for k in ("python3", "tmux", "writable", "code", "env", "data")},
+        )
+    except (KeyError, ValueError) as e:
+        raise RunFailed(
+            f"{machine.name} did not say what it has ({answer.last_error}): ec2emo needs a plain sh there"
+        ) from e
+    if not facts.writable:
+        raise BadRequest(f"{facts.user} may not write to {facts.root} on {machine.name}: name another user")
+    return facts
+
+
+def code_dir(facts: Facts, bundle: Bundle) -> str:
+    """Where this code lies on the machine."""
+    return f"{facts.root}/code/{bundle.hash}"
+
+
+def send_code(shell: Shell, facts: Facts, bundle: Bundle) -> None:
+    """Put the code there unless it is there; renamed into place whole."""
+    if facts.code:
+        return
+    script = (
+        'set -e; mkdir -p "$1"; aside=$(mktemp -d "$1/.XXXXXX"); tar -xzf - -C "$aside"; chmod 755 "$aside"; '
+        '[ -d "$1/$2" ] || mv "$aside" "$1/$2"; rm -rf "$aside" "$1/$2/${aside##*/}"'
+    )  # the last: of two at once, the second mv may have moved its folder into that of the first
+    argv = ["sh", "-c", script, "send_code", f"{facts.root}/code", bundle.hash]
+    _checked(shell, argv, "the code could not be put there", facts, stdin=bundle.archive)
+
+
+def environment(shell: Shell, machine: Machine, facts: Facts, bundle: Bundle, say: Say) -> str:
+    """The path of a Python that has what training needs, made once for each lock and then reused.
+
+    Raises RunFailed when it cannot be made.
+    """
+    if machine.provider == "local" and trains_here():
+        return sys.executable
+    if facts.env:
+        return f"{facts.root}/env/{facts.lock}/bin/python"
+    _need_room(facts, ENVIRONMENT_BYTES, "the Python environment")
+    code = code_dir(facts, bundle)
+    lock = next(n for n in (CPU_LOCK, GPU_LOCK) if bundle.lock_hash(n) == facts.lock)
+    argv = ["sh", f"{code}/remote_env/bootstrap.sh", facts.root, f"{code}/remote_env/{lock}"]
+    out = _checked(
+        shell, argv, "the Python environment could not be made", facts, timeout=None, on_error_line=say
+    )
+    return str(_json(out)["python"])
+
+
+def send_data(
+    shell: Shell,
+    facts: Facts,
+    code: str,
+    python: str,
+    folder: Path,
+    fingerprint: str,
+    clips: tuple[Clip, ...],
+    on_bytes: OnBytes,
+) -> str:
+    """Put the clips there by content and answer their folder; nothing is sent that is there already."""
+    target = f"{facts.root}/data/{fingerprint}"
+    if facts.data:
+        return target
+    receive = [python, "-IS", f"{code}/remote_env/receive.py"]
+    listing = json.dumps({"files": [[c.path, c.bytes, c.sha256] for c in clips]}).encode()
+    asked = _checked(
+        shell,
+        [*receive, "need", facts.root, fingerprint],
+        "the data could not be compared",
+        facts,
+        stdin=listing,
+        timeout=DATA_PATIENCE,
+    )
+    needed = set(_json(asked)["need"])
+    if needed:
+        missing = list({c.sha256: c for c in clips if c.sha256 in needed}.values())
+        _need_room(facts, sum(c.bytes for c in missing), "the data")
+        stream = _tar_stream(folder, missing, on_bytes)
+        _checked(
+            shell,
+            [*receive, "accept", facts.root, fingerprint],
+            "the data did not arrive",
+            facts,
+            stdin=stream,
+            timeout=DATA_PATIENCE,
+        )
+    return target
+
+
+def check_data_there(shell: Shell, facts: Facts, code: str, python: str, folder: str) -> dict[str, Any]:
+    """Look at a data folder on the machine with the code that looks at folders here."""
+    argv = ["env", f"PYTHONPATH={code}", python, "-P", "-c", LOOK, folder]
+    return _json(_checked(shell, argv, f"{folder} could not be looked at", facts, timeout=DATA_PATIENCE))
+
+
+def examine(shell: Shell, run: Run, code: str, data: str) -> dict[str, Any]:
+    """What the run's best model is worth on data there. Raises BadRequest when they do not fit it."""
+    argv = ["env", f"PYTHONPATH={code}", str(run.python), "-P", "-m", "trainer.examine", run.folder, data]
+    answer = shell.run(argv, timeout=None)
+    if answer.code == 2:
+        raise BadRequest(answer.last_error, run=run.id)
+    if answer.code != 0:
+        raise RunFailed(
+            f"the best model of {run.id} could not be evaluated ({answer.last_error}): look with 'ec2emo ssh "
+            f"{run.id}'",
+            run=run.id,
+        )
+    return _json(answer.out)
+
+
+def launch(
+    shell: Shell, run: Run, spec: contract.Spec, attempt: contract.Attempt, code: str, python: str
+) -> int:
+    """Start an attempt and wait for the supervisor's word; answers its number. Repeatable with its token.
+
+    Raises BadRequest when the run is alive already, RunFailed when the supervisor does not start.
+    """
+    argv = ["sh", f"{code}/remote_env/launch.sh", python, run.folder, code, attempt.token]
+    argv.append(json.dumps(dataclasses.asdict(attempt)))
+    request = json.dumps({"spec": dataclasses.asdict(spec)}).encode()
+    answer = shell.run(argv, stdin=request, timeout=LAUNCH_PATIENCE)
+    if answer.code != 0:
+        raise RunFailed(f"{run.id} could not be started ({answer.last_error})", run=run.id)
+    word = _json(answer.out)
+    if word["started"]:
+        return int(word["attempt"])
+    if word["why"] == "running":
+        raise BadRequest(
+            f"{run.id} is running already: 'ec2emo monitor {run.id} --follow', or 'ec2emo stop {run.id}'",
+            run=run.id,
+        )
+    said = next((line for line in reversed(word.get("tail") or []) if line.strip()), "it said nothing")
+    raise RunFailed(f"the supervisor of {run.id} did not start: {said}", run=run.id)
+
+
+def status(shell: Shell, run: Run) -> Status:
+    """Ask the kernel and the supervisor. Raises ContactLost when there is no sensible answer."""
+    try:
+        return contract.build(Status, _supervise(shell, run, "status"), "the supervisor's answer")
+    except contract.ContractError as e:
+        raise ContactLost(f"{e}: look with 'ec2emo ssh {run.id}'", run=run.id) from e
+
+
+def stop(shell: Shell, run: Run, *, kill: bool) -> bool:
+    """Ask the trainer to end, or end it now; False when it is not running."""
+    return bool(_supervise(shell, run, "stop", *(["--kill"] if kill else []))["asked"])
+
+
+def _supervise(shell: Shell, run: Run, verb: str, *options: str) -> dict[str, Any]:
+    last = run.attempts[-1] if run.attempts else None
+    if last is None or run.python is None:
+        raise BadRequest(f"{run.id} was never launched: deploy again", run=run.id)
+    script = f"{run.root}/code/{last.code}/remote_env/supervise.py"
+    answer = shell.run([run.python, "-IS", script, verb, run.folder, *options])
+    if answer.code != 0:
+        where = run.machine.name if run.machine else run.where
+        raise ContactLost(
+            f"{where} answers, but not for {run.id} ({answer.last_error}): was {run.root} moved or cleaned?",
+            run=run.id,
+        )
+    return _json(answer.out)
+
+
+def trains_here() -> bool:
+    """Whether this Python has the `train` extra."""
+    return all(
+        importlib.util.find_spec(name) for name in ("tensorflow", "keras", "sklearn", "matplotlib", "jinja2")
+    )
+
+
+def _checked(shell: Shell, argv: list[str], what: str, facts: Facts, **options: Any) -> bytes:
+    answer = shell.run(argv, **options)
+    if answer.code != 0:
+        raise RunFailed(f"{what} on {facts.host} ({answer.last_error}): mend that and repeat the command")
+    return answer.out
+
+
+def _json(out: bytes) -> dict[str, Any]:
+    """The last line of an answer; machines may greet before it."""
+    lines = out.decode("utf-8", "replace").strip().splitlines() or [""]
+    try:
+        body = json.loads(lines[-1])
+    except (ValueError, RecursionError) as e:
+        raise ContactLost(f"the machine's answer is not readable: {lines[-1]!r:.120}") from e
+    if not isinstance(body, Mapping):
+        raise ContactLost(f"the machine's answer is not readable: {lines[-1]!r:.120}")
+    return dict(body)
+
+
+def _need_room(facts: Facts, needed: int, what: str) -> None:
+    if facts.free_bytes < needed:
+        raise BadRequest(
+            f"{what} needs {needed / 1e9:.1f} GB in {facts.root} on {facts.host}, which has "
+            f"{facts.free_bytes / 1e9:.1f} GB free: make room there"
+        )
+
+
+def _tar_stream(folder: Path, clips: list[Clip], on_bytes: OnBytes) -> Iterator[bytes]:
+    """One tar stream, each file named by its content; read piece by piece, so no data set is too large."""
+    total, done = sum(c.bytes for c in clips), 0
+    for clip in clips:
+        member = tarfile.TarInfo(clip.sha256)
+        member.size = clip.bytes
+        try:
+            data = folder.joinpath(*PurePosixPath(clip.path).parts).read_bytes()
+        except OSError as e:
+            raise BadRequest(f"cannot read {folder / clip.path} ({e.strerror}): repeat the command") from e
+        if len(data) != clip.bytes:
+            raise BadRequest(f"{folder / clip.path} changed while it was sent: repeat the command")
+        padding = -len(data) % tarfile.BLOCKSIZE
+        yield member.tobuf() + data + bytes(padding)
+        done += clip.bytes
+        on_bytes(done, total)
+    yield bytes(tarfile.RECORDSIZE)

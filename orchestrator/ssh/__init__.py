@@ -1,0 +1,179 @@
+"""A Shell over one long-lived SSH connection: commands and files are channels of it.
+
+This folder is the one place that imports fabric and paramiko; `way` opens the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import paramiko
+
+from orchestrator.errors import ContactLost
+from orchestrator.machine import Machine
+from orchestrator.shell import READ_LIMIT, Input, OnLine, Result, Sink
+from orchestrator.ssh.way import close, connect, words
+
+KEEPALIVE_SECONDS = 15
+SFTP_PIECE = 32_768  # what one SFTP reply carries
+
+
+class SSHShell:
+    """One machine over SSH; see orchestrator.shell.Shell for what the verbs promise."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._name = machine.name
+        self._way = connect(machine)
+        self._transport: Any = self._way[-1].connection.transport
+        self._transport.set_keepalive(KEEPALIVE_SECONDS)
+        self._sftp: Any = None
+        self._open_files: dict[str, Any] = {}
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: Input = b"",
+        timeout: float | None = 60.0,
+        on_error_line: OnLine | None = None,
+    ) -> Result:
+        """See Shell.run."""
+        out, err = bytearray(), bytearray()
+        shown = 0
+        with self._channel(argv) as channel:
+            for piece, is_error in self._pump(channel, stdin, timeout):
+                (err if is_error else out).extend(piece)
+                if is_error and on_error_line:
+                    *whole, _ = bytes(err[shown:]).split(b"\n")
+                    for line in whole:
+                        on_error_line(line.decode("utf-8", "replace").rstrip())
+                        shown += len(line) + 1
+            return Result(self._exit_code(channel), bytes(out), bytes(err))
+
+    def read(self, path: str, offset: int, limit: int = READ_LIMIT) -> bytes:
+        """See Shell.read. The file stays open between calls: one round trip when there is nothing new."""
+        with self._contact():
+            try:
+                file = self._open_files.get(path) or self._open(path)
+                file.seek(offset)
+                head: bytes = file.read(min(limit, SFTP_PIECE))
+            except FileNotFoundError:
+                self._open_files.pop(path, None)
+                return b""
+        if len(head) < SFTP_PIECE or limit <= SFTP_PIECE:
+            return head
+        # Far behind: one stream carries the rest, where SFTP would ask for it piece by piece.
+        start, rest = offset + len(head) + 1, limit - len(head)
+        script = 'tail -c "+$1" "$2" | head -c "$3"'
+        return head + self.run(["sh", "-c", script, "read", str(start), path, str(rest)]).out
+
+    def get(self, path: str, offset: int, into: Sink) -> None:
+        """See Shell.get."""
+        with self._channel(["tail", "-c", f"+{offset + 1}", path]) as channel:
+            for piece, is_error in self._pump(channel, b"", 60.0):
+                if not is_error:
+                    into.write(piece)
+            if self._exit_code(channel) != 0:
+                raise FileNotFoundError(path)
+
+    def close(self) -> None:
+        """See Shell.close."""
+        self._open_files.clear()
+        close(self._way)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self, path: str) -> Any:
+        if self._sftp is None:
+            self._sftp = self._transport.open_sftp_client()
+            self._sftp.get_channel().settimeout(60.0)
+        self._open_files[path] = self._sftp.open(path, "rb")
+        return self._open_files[path]
+
+    @contextlib.contextmanager
+    def _channel(self, argv: Sequence[str]) -> Iterator[Any]:
+        with self._contact():
+            channel = self._transport.open_session()
+            channel.exec_command(shlex.join(argv))
+        try:
+            yield channel
+        finally:
+            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the line may be dead
+                channel.close()
+
+    def _pump(self, channel: Any, given: Input, timeout: float | None) -> Iterator[tuple[bytes, bool]]:
+        """Feed a command and yield what it says, True for stderr, until both its streams have ended."""
+        pieces = iter([given] if isinstance(given, bytes) else given)
+        pending = memoryview(b"")
+        feeding = True
+        quiet_since = time.monotonic()
+        with self._contact():
+            while True:
+                # Asked before reading: what came before the end is then read after it was seen.
+                over = channel.closed or (channel.eof_received and channel.exit_status_ready())
+                moved = False
+                if feeding and channel.send_ready():
+                    pending = pending or memoryview(next(pieces, b""))
+                    sent = _send(channel, pending)
+                    pending, feeding, moved = pending[sent:], sent > 0, True
+                    if not feeding:
+                        channel.shutdown_write()
+                while channel.recv_stderr_ready():
+                    yield channel.recv_stderr(1 << 16), True
+                    moved = True
+                while channel.recv_ready():
+                    yield channel.recv(1 << 18), False
+                    moved = True
+                if moved:
+                    quiet_since = time.monotonic()
+                elif over:
+                    return
+                elif timeout is not None and time.monotonic() - quiet_since > timeout:
+                    raise TimeoutError(f"no sign for {timeout:.0f} s")
+                else:
+                    select.select([channel], [], [], 0.01 if feeding else 0.25)
+
+    def _exit_code(self, channel: Any) -> int:
+        with self._contact():
+            code: int = channel.recv_exit_status()
+            if code == -1:
+                raise EOFError("the command ended without an exit code")
+            return code
+
+    @contextlib.contextmanager
+    def _contact(self) -> Iterator[None]:
+        """Whatever breaks below means one thing above: the machine does not answer."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except (OSError, EOFError, paramiko.SSHException) as e:
+            raise ContactLost(
+                f"lost contact with {self._name} ({words(e)}); what runs there goes on: repeat the command "
+                f"to look again"
+            ) from e
+
+
+def _send(channel: Any, piece: memoryview) -> int:
+    """Bytes taken; 0 when there is no more to send, or when the command has stopped listening: what it
+    says and its exit code then tell why.
+    """
+    if not piece:
+        return 0
+    try:
+        sent: int = channel.send(piece[: 1 << 16])
+    except OSError:
+        return 0
+    return sent

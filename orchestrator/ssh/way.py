@@ -1,0 +1,228 @@
+"""The way to a machine: jump hosts, keys, host keys, ciphers, and a sentence for each way it can fail.
+
+Fabric reads `~/.ssh/config` (aliases, jump hosts, proxy commands); its acceptance of unknown host keys is
+replaced by refusal, on jump hosts too. Facts behind the settings: paramiko leaves Nagle's algorithm on, which
+costs every command a 40 ms pause, and prefers AES-CTR with HMAC, at half the speed of AES-GCM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import shlex
+import socket
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
+
+import fabric
+import paramiko
+
+from orchestrator.errors import ContactLost, Refused
+from orchestrator.machine import Machine
+
+CONNECT_TIMEOUT = 15.0
+DEAD_AFTER_MS = 30_000  # sent data without an acknowledgement for so long: the link is gone
+CIPHERS = (
+    "aes128-gcm@openssh.com",
+    "aes256-gcm@openssh.com",
+    "aes128-ctr",
+    "aes192-ctr",
+    "aes256-ctr",
+)
+MACS = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+)
+SYSTEM_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
+DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One connection on the way, and the keys it does without because others can read them."""
+
+    name: str
+    connection: Any
+    unsafe: list[Path]
+
+
+def connect(machine: Machine) -> list[Hop]:
+    """Open all of it: the jump hosts of `~/.ssh/config`, then the machine. Raises Refused, ContactLost."""
+    assert machine.host is not None
+    try:
+        target = _hop(machine.name, machine.host, machine.user, machine.port, machine.key)
+        way = [*_jumps(target.connection), target]
+    except (paramiko.SSHException, KeyError, ValueError) as e:
+        raise Refused(f"~/.ssh/config cannot be used for {machine.name} ({words(e)}): mend it") from e
+    for before, hop in pairwise([None, *way]):
+        assert hop is not None
+        if before:
+            hop.connection.gateway = before.connection
+        try:
+            hop.connection.open()
+        except (OSError, EOFError, paramiko.SSHException) as e:
+            try:
+                _explain(hop, e)
+            finally:
+                close(way)
+    return way
+
+
+def close(way: Sequence[Hop]) -> None:
+    """Let go of the machine, then of what lies on the way."""
+    for hop in reversed(way):
+        transport = hop.connection.client.get_transport()
+        proxy = getattr(getattr(transport, "sock", None), "process", None)
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the line may be dead
+            hop.connection.close()
+        if proxy:  # paramiko signals a proxy command, from its thread too, and never waits for its end
+            transport.join(CONNECT_TIMEOUT)
+            proxy.kill()
+            with proxy:
+                pass
+
+
+def _hop(
+    name: str, host: str, user: str | None = None, port: int | None = None, key: str | None = None
+) -> Hop:
+    """Not yet open. Offers safe keys alone, refuses unknown host keys, forwards no agent."""
+    connection = fabric.Connection(
+        host,
+        user=user,
+        port=port,
+        gateway=False,
+        connect_timeout=CONNECT_TIMEOUT,
+        forward_agent=False,
+        connect_kwargs={
+            "look_for_keys": False,
+            "transport_factory": _transport,
+            "banner_timeout": CONNECT_TIMEOUT,
+            "auth_timeout": CONNECT_TIMEOUT,
+        },
+    )
+    configured = [Path(p).expanduser() for p in connection.ssh_config.get("identityfile", [])]
+    keys, unsafe = _keys(key, configured)
+    connection.connect_kwargs["key_filename"] = [str(k) for k in keys]
+    connection.client.set_missing_host_key_policy(_Reject())
+    known = connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts").split()
+    for path in (*known, SYSTEM_KNOWN_HOSTS):
+        with contextlib.suppress(OSError):
+            connection.client.load_system_host_keys(str(Path(path).expanduser()))
+    return Hop(name, connection, unsafe)
+
+
+def _jumps(connection: Any, seen: tuple[str, ...] = ()) -> list[Hop]:
+    """The hosts to pass through, the nearest first. Left to itself fabric opens them with settings of its
+    own, which accept any host key. A proxy command has no host key, and is left to fabric.
+    """
+    named = connection.ssh_config.get("proxyjump") or "none"
+    if named == "none":
+        connection.gateway = connection.ssh_config.get("proxycommand")
+        return []
+    first, *rest = [_hop(f"the jump host {name}", name) for name in named.split(",")]
+    seen = (*seen, connection.original_host)
+    if first.connection.original_host in seen:
+        return []  # as ssh does: `Host *` names a jump host for the jump host too
+    return [*_jumps(first.connection, seen), first, *rest]
+
+
+class _UnknownHost(paramiko.SSHException):  # type: ignore[misc]
+    def __init__(self, key: Any) -> None:
+        super().__init__("unknown host key")
+        self.key = key
+
+
+class _Reject(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
+    def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+        raise _UnknownHost(key)
+
+
+def _transport(sock: Any, **options: Any) -> Any:
+    with contextlib.suppress(OSError, AttributeError):  # a proxy command is no socket
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), DEAD_AFTER_MS)
+    transport = paramiko.Transport(sock, **options)
+    security = transport.get_security_options()
+    security.ciphers = CIPHERS
+    security.digests = MACS
+    return transport
+
+
+def _keys(named: str | None, configured: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The key files to offer, and those left out because others may read them.
+
+    Raises Refused when the key that was named is missing or readable by others.
+    """
+    unsafe: list[Path] = []
+    if named is None:
+        return _usable(configured or [Path.home() / ".ssh" / name for name in DEFAULT_KEYS], unsafe), unsafe
+    key = Path(named).expanduser()
+    if not key.is_file():
+        raise Refused(f"there is no key file {key}: name another with --identity")
+    if not _usable([key], unsafe):
+        raise Refused(f"others can read the key {key}: 'chmod 600 {shlex.quote(str(key))}' and try again")
+    return [key, *_usable([p for p in configured if p != key], unsafe)], unsafe
+
+
+def _usable(candidates: list[Path], unsafe: list[Path]) -> list[Path]:
+    usable: list[Path] = []
+    for key in candidates:
+        with contextlib.suppress(OSError):
+            readable_by_others = key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+            (unsafe if readable_by_others else usable).append(key)
+    return usable
+
+
+def _explain(hop: Hop, error: Exception) -> NoReturn:
+    """One sentence for each way a connection can fail."""
+    name, connection = hop.name, hop.connection
+    host, port = connection.host, connection.port
+    entry = shlex.quote(host if port == 22 else f"[{host}]:{port}")
+    user = connection.user or getpass.getuser()
+    by_hand = f"ssh -p {port} {user}@{host}"
+    if isinstance(error, _UnknownHost):
+        raise Refused(
+            f"the host key of {name} is not known ({error.key.get_name()} {_fingerprint(error.key)}): "
+            f"compare it with what the machine's owner or console says, then '{by_hand}' once and accept it"
+        ) from error
+    if isinstance(error, paramiko.BadHostKeyException):
+        raise Refused(
+            f"the host key of {name} has changed, from {_fingerprint(error.expected_key)} to "
+            f"{_fingerprint(error.key)}: somebody may be listening in; if the machine was made anew, "
+            f"'ssh-keygen -R {entry}', then '{by_hand}' once and compare the key"
+        ) from error
+    if isinstance(error, paramiko.PasswordRequiredException):
+        raise Refused(f"the key for {name} has a passphrase: 'ssh-add' it to an agent first") from error
+    if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
+        raise Refused(
+            f"{name} offers no encryption that ec2emo trusts ({words(error)}): upgrade its sshd"
+        ) from error
+    transport = connection.client.get_transport()
+    met = transport is not None and transport.initial_kex_done and transport.is_active()
+    if isinstance(error, paramiko.AuthenticationException) or (met and not isinstance(error, OSError)):
+        names = ", ".join(map(str, hop.unsafe))
+        left_out = f"; left out, because others can read them: {names}" if hop.unsafe else ""
+        raise Refused(
+            f"{name} does not accept {user} with your keys ({words(error)}){left_out}: try '{by_hand}', name "
+            f"the user in --on and the key with --identity"
+        ) from error
+    raise ContactLost(
+        f"cannot reach {name} ({words(error)}): check that it is on, and try '{by_hand}'"
+    ) from error
+
+
+def _fingerprint(key: Any) -> str:
+    return str(key.fingerprint)
+
+
+def words(error: BaseException) -> str:
+    """What an error says, in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

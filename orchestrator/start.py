@@ -1,0 +1,144 @@
+"""One start of a run, its first or a later one: make the machine ready, launch, hear the trainer's word.
+
+Every step is written down before it is taken and can be taken again: a kill anywhere leaves a run that
+`ec2emo resume` starts, or finds started.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator import bundle as bundles
+from orchestrator import data, providers, remote
+from orchestrator.connect import open_shell
+from orchestrator.errors import BadRequest
+from orchestrator.run import Asked, Run
+from orchestrator.shell import Shell
+from orchestrator.store import Store
+from trainer import contract
+
+if TYPE_CHECKING:
+    from trainer.clips import Report
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Where the words and the bytes of a start are shown."""
+
+    phase: Callable[[str], None]
+    on_bytes: Callable[[int, int], None]
+
+
+def begin(
+    store: Store,
+    run: Run,
+    attempt: contract.Attempt,
+    *,
+    key: str | None,
+    report: Report | None,
+    telling: Telling,
+) -> tuple[Run, Shell]:
+    """Start an attempt; answers the run with the attempt's number, and the shell, still open.
+
+    `report` is what was seen of the data here; None when it lies on the machine or was sent before.
+    Raises every Ec2emoError.
+    """
+    if run.machine is None:
+        wish = providers.wish_for(run.where, key)
+        machine = providers.load(wish.provider).acquire(wish, run.id)
+        run = dataclasses.replace(run, machine=machine)
+        store.save(run)
+    assert run.machine is not None
+    bundle = bundles.make()
+    shell = open_shell(run.machine)
+    try:
+        facts = remote.probe(shell, run.machine, bundle, run.spec.fingerprint)
+        remote.send_code(shell, facts, bundle)
+        code = remote.code_dir(facts, bundle)
+        python = remote.environment(shell, run.machine, facts, bundle, telling.phase)
+        run = dataclasses.replace(run, root=facts.root, python=python)
+        run = _settle_data(store, run, shell, facts, code, report, telling)
+        asked = Asked(attempt.token, time.time(), bundle.hash)
+        run = run.with_attempt(asked)
+        store.freeze(run)
+        number = remote.launch(shell, run, run.spec, attempt, code, python)
+        run = run.with_attempt(dataclasses.replace(asked, number=number))
+        store.save(run)
+    except BaseException:
+        shell.close()
+        raise
+    return run, shell
+
+
+def _settle_data(
+    store: Store,
+    run: Run,
+    shell: Shell,
+    facts: remote.Facts,
+    code: str,
+    report: Report | None,
+    telling: Telling,
+) -> Run:
+    """The data where the trainer finds it, and the spec that says where."""
+    assert run.machine is not None and run.python is not None
+    if run.data.startswith("remote:"):
+        return _look_there(run, shell, facts, code, run.data.removeprefix("remote:"))
+    there = run.machine.provider != "local"
+    if there and facts.data:
+        return _with_spec(run, data=f"{facts.root}/data/{run.spec.fingerprint}")
+    report = report or _look_again(store, run)
+    if not there:
+        return _with_spec(run, data=str(report.folder))
+    telling.phase(f"sending {len(report.used):,} clips")
+    place = remote.send_data(
+        shell, facts, code, run.python, report.folder, report.fingerprint, report.used, telling.on_bytes
+    )
+    return _with_spec(run, data=place)
+
+
+def _look_again(store: Store, run: Run) -> Report:
+    """The data of an earlier start, which must be what they were."""
+    report = data.look(data.folder_of(run.data, store), store)
+    if report.fingerprint != run.spec.fingerprint:
+        raise BadRequest(
+            f"{run.data} is not what {run.id} was trained on: its content has changed; put the files back, "
+            f"or deploy a new run",
+            run=run.id,
+        )
+    return report
+
+
+def _look_there(run: Run, shell: Shell, facts: remote.Facts, code: str, folder: str) -> Run:
+    """Data that lies on the machine is looked at there, before anything is started on it."""
+    assert run.python is not None
+    seen = remote.check_data_there(shell, facts, code, run.python, folder)
+    fatal = [p["text"] for p in seen["problems"] if p["fatal"]]
+    if fatal:
+        raise BadRequest(f"{folder} on {facts.host} cannot be trained on: {'; '.join(fatal)}", run=run.id)
+    if run.spec.fingerprint and seen["fingerprint"] != run.spec.fingerprint:
+        raise BadRequest(
+            f"{folder} on {facts.host} is not what {run.id} was trained on: its content has changed; deploy "
+            f"a new run",
+            run=run.id,
+        )
+    speakers_known = sum(seen["speakers"].values()) == seen["used"]
+    split = run.spec.split or ("speaker" if speakers_known else "clip")
+    return _with_spec(
+        run, data=folder, fingerprint=seen["fingerprint"], synthetic=seen["synthetic"], split=split
+    )
+
+
+def _with_spec(run: Run, **changes: object) -> Run:
+    if all(getattr(run.spec, name) == value for name, value in changes.items()):
+        return run
+    if any(a.number for a in run.attempts):
+        raise BadRequest(
+            f"{run.id} was started with other data ({run.spec.data}): what was asked of a run never changes; "
+            f"deploy a new one",
+            run=run.id,
+        )
+    return dataclasses.replace(run, spec=dataclasses.replace(run.spec, **changes))  # type: ignore[arg-type]

@@ -1,0 +1,162 @@
+"""The runs folder at home: one folder a run, of the same shape as on the machine, plus `run.json`."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+
+from orchestrator import run as runs
+from orchestrator.errors import BadRequest
+from orchestrator.run import Run
+from trainer import contract
+from trainer.contract import RunDir
+
+RECORD = "run.json"
+
+
+def home() -> Path:
+    """`$EC2EMO_HOME`, else the platform's folder for a user's data."""
+    named = os.environ.get("EC2EMO_HOME")
+    return Path(named).expanduser().absolute() if named else platformdirs.user_data_path("ec2emo")
+
+
+class Store:
+    """The registry of a user's runs. Every write is whole or absent, whatever kills the writer."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or home()
+        self.runs = self.root / "runs"
+
+    def dir(self, run_id: str) -> RunDir:
+        """The run's folder at home."""
+        return RunDir(self.runs / run_id)
+
+    def create(self, run: Run) -> None:
+        """Write down a new run: of several at once with one name, one wins. Raises BadRequest."""
+        folder = self.dir(run.id).root
+        with _writing(self.runs, run.id):
+            self.runs.mkdir(parents=True, exist_ok=True)
+            aside = Path(tempfile.mkdtemp(dir=self.runs, prefix=f".{run.id}."))
+            try:
+                contract.publish(aside / RECORD, run.to_json())
+                aside.rename(folder)  # over nothing, or an empty folder: the file system sees to that
+            except OSError as e:
+                shutil.rmtree(aside, ignore_errors=True)
+                if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                raise BadRequest(_taken(run.id, folder), run=run.id) from e
+            contract.sync_folder(self.runs)
+
+    def freeze(self, run: Run) -> None:
+        """Write down what is asked and where, as the last thing before a launch. Raises BadRequest."""
+        self.save(run)
+        if not any(a.number for a in run.attempts):
+            with _writing(self.dir(run.id).spec, run.id):
+                contract.publish(self.dir(run.id).spec, run.spec.to_json())
+
+    def save(self, run: Run) -> None:
+        """Write the record. Raises BadRequest when the disk refuses."""
+        with _writing(self._record(run.id), run.id):
+            contract.publish(self._record(run.id), run.to_json())
+
+    def load(self, run_id: str) -> Run:
+        """One run. Raises BadRequest when its record is missing or unreadable."""
+        path = self._record(run_id)
+        try:
+            run = runs.parse(path.read_bytes(), str(path))
+            if run.id != run_id:
+                raise contract.ContractError(f"{path} is the record of another run, {run.id!r:.80}")
+        except FileNotFoundError as e:
+            raise BadRequest(f"there is no run called {run_id}: 'ec2emo runs' lists them") from e
+        except OSError as e:
+            raise BadRequest(f"cannot read {path} ({e.strerror}): make it readable", run=run_id) from e
+        except contract.ContractError as e:
+            raise BadRequest(
+                f"{e}; if it is damaged, move {path.parent} away: what trains on the machine is untouched",
+                run=run_id,
+            ) from e
+        return run
+
+    def ids(self) -> list[str]:
+        """All run ids, in no order. Raises BadRequest when the folder cannot be read."""
+        try:
+            return [p.name for p in self.runs.iterdir() if p.name[0] != "." and (p / RECORD).exists()]
+        except FileNotFoundError:
+            return []
+        except OSError as e:
+            raise BadRequest(
+                f"cannot read {self.runs} ({e.strerror}): make it readable, or set EC2EMO_HOME"
+            ) from e
+
+    def all(self) -> tuple[list[Run], list[str]]:
+        """The readable runs, the oldest first, and the ids of the others."""
+        readable, damaged = [], []
+        for run_id in self.ids():
+            try:
+                readable.append(self.load(run_id))
+            except BadRequest:
+                damaged.append(run_id)
+        return sorted(readable, key=lambda r: (r.created, r.id)), sorted(damaged)
+
+    def note_state(self, run_id: str, state: str, at: float) -> None:
+        """Remember what the machine said last, for lists that ask nobody; losing it costs nothing."""
+        with contextlib.suppress(OSError):
+            contract.publish(self._seen(run_id), contract.to_json({"state": state, "at": at}))
+
+    def noted_state(self, run_id: str) -> tuple[str, float] | None:
+        """The state last heard of, and when; None when nothing was."""
+        try:
+            body = contract.parse_object(self._seen(run_id).read_bytes(), "seen.json")
+            return str(body["state"]), float(body["at"])
+        except (OSError, contract.ContractError, KeyError, TypeError, ValueError):
+            return None
+
+    def find(self, named: str | None) -> Run:
+        """A run by id, by unique prefix, or the latest when nothing is named. Raises BadRequest."""
+        if named is None:
+            runs, _ = self.all()
+            if not runs:
+                raise BadRequest("there is no run yet: 'ec2emo deploy RECIPE' starts one")
+            return runs[-1]
+        ids = self.ids()
+        matches = [i for i in ids if i == named] or sorted(i for i in ids if i.startswith(named))
+        if len(matches) > 1:
+            some = ", ".join(matches[-5:])
+            raise BadRequest(f"{named!r} begins {len(matches)} runs: {some}; type more of it")
+        if not matches:
+            raise BadRequest(f"there is no run called {named!r:.80}: 'ec2emo runs' lists them")
+        return self.load(matches[0])
+
+    def _seen(self, run_id: str) -> Path:
+        return self.dir(run_id).root / "seen.json"
+
+    def _record(self, run_id: str) -> Path:
+        return self.dir(run_id).root / RECORD
+
+
+@contextlib.contextmanager
+def _writing(path: Path, run_id: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise BadRequest(
+            f"cannot write {path} ({e.strerror}): free some room and repeat the command, or set EC2EMO_HOME "
+            f"to a folder that can be written",
+            run=run_id,
+        ) from e
+
+
+def _taken(run_id: str, folder: Path) -> str:
+    if (folder / RECORD).exists():
+        return (
+            f"there is a run called {run_id} already: choose another --name, or 'ec2emo resume {run_id}' "
+            f"goes on with it"
+        )
+    return f"{folder} is there without a record: move it away, or choose another --name"

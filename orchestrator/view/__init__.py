@@ -1,0 +1,33 @@
+"""What people see. Nothing else draws, and nothing a machine sent reaches a terminal but through here."""
+
+from orchestrator.view.bars import Report, progress
+from orchestrator.view.live import follow, show
+from orchestrator.view.reports import data_report, doctor_table, evaluation, plan, recipe_page, recipes_table
+from orchestrator.view.status import status_block
+from orchestrator.view.tables import files_table, machines_table, runs_table
+from orchestrator.view.terminal import ask, confirm, data, error, json_line, say
+from orchestrator.view.text import plain
+
+__all__ = [
+    "Report",
+    "ask",
+    "confirm",
+    "data",
+    "data_report",
+    "doctor_table",
+    "error",
+    "evaluation",
+    "files_table",
+    "follow",
+    "json_line",
+    "machines_table",
+    "plain",
+    "plan",
+    "progress",
+    "recipe_page",
+    "recipes_table",
+    "runs_table",
+    "say",
+    "show",
+    "status_block",
+]

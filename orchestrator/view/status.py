@@ -1,0 +1,273 @@
+"""A run at one moment, as a page of items: what is shown of it, in which words, and what matters least."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.text import Text
+
+from orchestrator.progress import METRIC, OVER, Point, Snapshot, State, next_step
+from orchestrator.view import figures
+from orchestrator.view.layout import BLANK, LABEL, Item, Page, fit
+from orchestrator.view.text import clip, plain, words
+
+OVERFITTING = 0.15  # accuracy this far above val_accuracy is called by its name
+OVERDUE = 3  # times an epoch's usual seconds, and a minute at least
+NARROW = 60  # cells; below, words are saved
+NOTES = 3
+METRICS = ("loss", "val_loss", "accuracy", METRIC)
+
+# Never a colour alone: a sign and a word go with it. No yellow, white or black, which half the themes hide.
+LOOKS: dict[State, tuple[str, str]] = {
+    "starting": ("○", "bold cyan"),
+    "running": ("●", "bold green"),
+    "finished": ("✓", "bold green"),
+    "stopped": ("■", "bold magenta"),
+    "failed": ("✗", "bold red"),
+    "lost": ("?", "bold red"),
+    "unreachable": ("!", "bold magenta"),
+}
+_WARNING = ("! ", "bold magenta")
+
+
+@dataclass(frozen=True)
+class Status:
+    """A snapshot to be drawn; `followed` tells somebody who stays how to leave."""
+
+    snapshot: Snapshot
+    log_lines: int
+    followed: bool = False
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.fitted(console, options.max_width, None)
+
+    def fitted(self, console: Console, width: int, height: int | None) -> Text:
+        """Every line within `width` cells, and `height` lines at most."""
+        return fit(_Items(self, Page(console, width)).all(), height)
+
+
+def status_block(snapshot: Snapshot, *, log_lines: int = 4, followed: bool = False) -> Status:
+    """What rich can draw: the run at that moment with the last lines of its log."""
+    return Status(snapshot, log_lines, followed)
+
+
+class _Items:
+    """The items of a status, each part of the page by its own method."""
+
+    def __init__(self, status: Status, page: Page) -> None:
+        self.status, self.page = status, page
+        self.snapshot, self.progress = status.snapshot, status.snapshot.progress
+        self.state = status.snapshot.verdict.state
+        self.sign, self.style = LOOKS[self.state]
+        self.narrow = page.width < NARROW
+
+    def all(self) -> Iterator[Item]:
+        """From top to bottom."""
+        yield self.head()
+        yield self.where()
+        yield from self.warnings()
+        yield from self.outcome()
+        yield BLANK
+        yield from self.waiting()
+        yield from self.epochs()
+        yield from self.dataset()
+        yield from self.notes()
+        yield from self.log()
+        yield BLANK
+        yield from self.next()
+
+    def head(self) -> Item:
+        """State, run, and how long the attempt has taken."""
+        left, right = f"{self.sign} {self.state}  ", self.attempt()
+        name = clip(plain(self.snapshot.run.id), self.page.width - len(left))
+        room = self.page.width - len(left) - cell_len(name) - len(right)
+        end = " " * room + right if right and room >= 2 else ""
+        return Item((words((clip(left, self.page.width), self.style), (name, "bold"), end),))
+
+    def attempt(self) -> str:
+        """By the machine's clock, which alone knows when the attempt began."""
+        begun = self.progress.attempt_started
+        if begun is None:
+            return ""
+        end = self.progress.last_event if self.state in OVER else self.snapshot.now
+        number = f"attempt {self.progress.attempt}, " if self.progress.attempt > 1 else ""
+        return number + figures.stopwatch((end or begun) - begun)
+
+    def where(self) -> Item:
+        """Recipe and machine."""
+        run = self.snapshot.run
+        machine = run.machine.name if run.machine else run.where
+        gpus = f" ({', '.join(self.progress.gpus)})" if self.progress.gpus else ""
+        return self.page.sentence(f"{run.spec.recipe} on {machine}{gpus}", rank=5)
+
+    def warnings(self) -> Iterator[Item]:
+        """What changes the meaning of all that follows."""
+        dataset, silence = self.progress.dataset, self.snapshot.silence
+        if self.snapshot.run.spec.synthetic or (dataset and dataset.synthetic):
+            meaning = "figures mean nothing" if self.narrow else "the figures say nothing about real speech"
+            yield self.page.sentence(("SYNTHETIC", "bold reverse"), f" data: {meaning}")
+        if silence is not None or self.state == "unreachable":
+            since = f" for {figures.duration(silence)}" if silence is not None else ""
+            yield self.page.sentence(_WARNING, (f"unreachable{since}", "bold"), ", the run may well go on")
+
+    def outcome(self) -> Iterator[Item]:
+        """How it ended and why, once it has."""
+        verdict = self.snapshot.verdict
+        if self.state not in OVER:
+            return
+        if verdict.error:
+            yield self.page.field("error", words((verdict.error, "red")), lines=4)
+        elif verdict.reason:
+            yield self.page.field("ended", words(verdict.reason))
+
+    def waiting(self) -> Iterator[Item]:
+        """What is waited for: without any epoch, and when a later attempt starts."""
+        if self.state in ("starting", "running") and (self.progress.last is None or self.state == "starting"):
+            yield self.page.field("waiting", words(f"for {self.awaited()}"), lines=3)
+
+    def awaited(self) -> str:
+        """The next thing to be heard of."""
+        progress = self.progress
+        if progress.attempt == 0 or progress.ended:
+            reason = self.snapshot.verdict.reason
+            return "the trainer's first word" + (f" ({reason})" if reason else "")
+        host = f" on {progress.host}" if progress.host else ""
+        if progress.dataset is None:
+            return f"the data to be read; the trainer has started{host}"
+        return f"the first epoch: {progress.dataset.train} clips{host}"
+
+    def epochs(self) -> Iterator[Item]:
+        """What training has come to."""
+        last = self.progress.last
+        if last is None:
+            return
+        yield self.done(last)
+        yield from self.times(last)
+        for train in ("loss", "accuracy"):
+            values = f"{_metric(last, train)}  {f'val_{train}':<12}  "
+            yield self.page.field(train, words(values, (_metric(last, f"val_{train}"), "bold")), rank=1)
+        yield self.best(last)
+        yield from self.curve()
+        if self.progress.gap is not None:
+            yield self.gap(self.progress.gap)
+        yield self.page.field("lr", words(figures.rate(last.lr)), rank=3)
+        more = [f"{name} {_metric(last, name)}" for name in last.metrics if name not in METRICS]
+        if more:
+            yield self.page.field("also", words("  ".join(more)), rank=6)
+
+    def done(self, last: Point) -> Item:
+        """Epoch N of M with a bar."""
+        planned = self.progress.epochs or self.snapshot.run.spec.epochs
+        count, part = f"{last.epoch} of {planned}", figures.share(last.epoch, planned)
+        room = min(56, self.page.width - LABEL - len(count) - 7)
+        filled, rest = figures.bar(part, room) if room >= 4 else ("", "")
+        colour = self.style.removeprefix("bold ")
+        drawn = (("  ", ""), (filled, colour), (rest, "dim"), (f" {part:>4.0%}", "")) if room >= 4 else ()
+        return self.page.field("epoch", words((count, "bold"), *drawn), rank=1)
+
+    def times(self, last: Point) -> Iterator[Item]:
+        """Seconds per epoch and what is left; an epoch that is overdue."""
+        each, now = self.progress.seconds_per_epoch or 0.0, self.snapshot.now
+        pace = f"{figures.duration(each)} per epoch"
+        left = self.progress.eta_seconds(now) if self.state == "running" else None
+        if left is None:
+            yield self.page.field("time", words(pace), rank=4)
+        elif last.epoch >= self.progress.epochs:
+            yield self.page.field("time", words(f"{pace}, the last one is done"), rank=2)
+        else:
+            here = time.time()
+            end = (f"{figures.clock(here + left, here)} at the latest", "bold")
+            yield self.page.field("time", words(f"{pace}, {figures.roughly(left)} to go: ", end), rank=2)
+        silent = now - last.at
+        if left is not None and silent > max(OVERDUE * each, figures.MINUTE):
+            late = f"no epoch for {figures.duration(silent)}"
+            yield self.page.field("", words(_WARNING, late), rank=2)
+
+    def best(self, last: Point) -> Item:
+        """The highest val_accuracy, and how long nothing was better."""
+        best = self.progress.best
+        if best is None:
+            return self.page.field("best", words(f"none, {METRIC} was never a number"), rank=1)
+        since = last.epoch - best.epoch
+        unit = "" if self.narrow else " epoch" if since == 1 else " epochs"
+        ago = f"{since}{unit} ago" if since else "just now"
+        return self.page.field(
+            "best", words((_metric(best, METRIC), "bold green"), f" at epoch {best.epoch}, {ago}"), rank=1
+        )
+
+    def curve(self) -> Iterator[Item]:
+        """All epochs' val_accuracy."""
+        values = [p.metrics.get(METRIC) for p in self.progress.points]
+        drawn = figures.curve(values, min(56, self.page.width - LABEL - 13))
+        if drawn is not None and len(values) > 1:
+            text = words((drawn.blocks, "cyan"), f"  {drawn.low:.3f}–{drawn.high:.3f}")
+            yield self.page.field("curve", text, lines=1, rank=2)
+
+    def gap(self, gap: float) -> Item:
+        """How far training is ahead of validation."""
+        what = "" if self.narrow else f"  accuracy - {METRIC}"
+        word = "  overfitting" if gap > OVERFITTING else ""
+        return self.page.field("gap", words(figures.number(gap), what, (word, "bold magenta")), rank=3)
+
+    def dataset(self) -> Iterator[Item]:
+        """What it trains on."""
+        found = self.progress.dataset
+        if found is None:
+            return
+        left_out = f", {found.skipped} left out" if found.skipped else ""
+        shared = f", {found.shared_speakers} speakers on both sides" if found.shared_speakers else ""
+        text = (
+            f"{found.train} train, {found.val} val{left_out}, {len(found.classes)} classes, "
+            f"{found.frames} × {found.dim}, by {found.split}{shared}"
+        )
+        yield self.page.field("data", words(text), rank=6)
+
+    def notes(self) -> Iterator[Item]:
+        """What the trainer wants to be seen; the latest stay longest."""
+        latest = self.progress.notes[-NOTES:]
+        if latest:
+            yield BLANK
+        for age, note in reversed(list(enumerate(reversed(latest)))):
+            mark = _WARNING if note.level == "warning" else "• "
+            yield self.page.sentence(mark, note.text, rank=7 + age if age else 4)
+
+    def log(self) -> Iterator[Item]:
+        """The log's last lines; the latest stay longest."""
+        said = [line for line in map(_as_printed, self.snapshot.log) if line.strip()]
+        latest = said[-self.status.log_lines :] if self.status.log_lines > 0 else []
+        if latest:
+            yield BLANK
+        for age, line in reversed(list(enumerate(reversed(latest)))):
+            rank = 5 + 2 * age if age < 2 else 20 + age
+            text = words(clip(line, self.page.width - 2))  # the beginning, without a break at a word
+            yield self.page.hanging(words(("│ ", "dim")), text, lines=1, rank=rank)
+
+    def next(self) -> Iterator[Item]:
+        """What to type; when following, how to leave."""
+        command = next_step(self.snapshot)
+        leave = "Ctrl-C leaves it running; come back with "
+        if not self.status.followed or self.state in OVER:
+            if LABEL + cell_len(plain(command)) <= self.page.width:
+                yield self.page.field("next", words((command, "bold")), rank=1)
+                return
+        elif len(leave) + cell_len(plain(command)) <= self.page.width:
+            yield self.page.sentence(leave, (command, "bold"), rank=1)
+            return
+        else:
+            yield self.page.sentence(leave.rstrip(), rank=2)
+        yield self.page.sentence((command, "bold"), lines=3, rank=1)
+
+
+def _metric(point: Point, name: str) -> str:
+    """A metric's value, as wide as the others, so that columns stand."""
+    return f"{figures.number(point.metrics[name]) if name in point.metrics else 'none':<6}"
+
+
+def _as_printed(line: str) -> str:
+    """A progress bar returns the carriage and prints itself again: what was printed last is what counts."""
+    parts = [part for part in line.rstrip("\r\n").split("\r") if part.strip()]
+    return plain(parts[-1]) if parts else ""

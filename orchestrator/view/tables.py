@@ -1,0 +1,171 @@
+"""Tables to stdout: as many columns as the window has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from orchestrator.progress import State
+from orchestrator.view import figures
+from orchestrator.view.status import LOOKS
+from orchestrator.view.terminal import Screen, paper, put
+from orchestrator.view.text import clip, plain, words
+
+GAP = 2
+Styled = str | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; where a window has no room, that of the highest rank goes first, rank 0 never."""
+
+    key: str
+    rank: int = 0
+    right: bool = False
+
+    @property
+    def title(self) -> str:
+        """The key in words."""
+        return self.key.removesuffix("_seconds").replace("_", " ")
+
+
+def runs_table(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Runs, as `runs --json` prints them."""
+    columns = [
+        Column("run"),
+        Column("state"),
+        Column("best", 1, right=True),
+        Column("epochs", 3, right=True),
+        Column("heard_seconds", 3, right=True),
+        Column("age_seconds", 2, right=True),
+        Column("recipe", 4),
+        Column("machine", 5),
+        Column("data", 6),
+    ]
+    described = [_run(row) for row in rows]
+    _table(columns, ([_cell(c.key, row.get(c.key)) for c in columns] for row in described))
+
+
+def _run(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **row,
+        "best": row["best"]["val_accuracy"] if row["best"] else None,
+        "epochs": f"{row['epoch']} of {row['epochs']}",
+        "data": f"SYNTHETIC ({row['data']})" if row["synthetic"] else row["data"],
+    }
+
+
+def machines_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Machines, as `machines --json` prints them, without what is known of none."""
+    columns = [
+        Column("machine"),
+        Column("state"),
+        Column("running", 1),
+        Column("disk_free", 2, right=True),
+        Column("last_used_seconds", 3, right=True),
+        Column("cost_usd_per_hour", 2, right=True),
+        Column("runs", 5, right=True),
+        Column("provider", 6),
+        Column("why", 4),
+    ]
+    known = [c for c in columns if any(row.get(c.key) is not None for row in rows)]
+    _table(known, ([_cell(c.key, row.get(c.key)) for c in known] for row in rows))
+
+
+def files_table(rows: Iterable[tuple[str, str, int, str]]) -> None:
+    """Files that came home: role, path, bytes, sha256."""
+    columns = [Column("role", 1), Column("file"), Column("size", 2, right=True), Column("sha256", 3)]
+    _table(columns, ((role, path, figures.size(count), digest[:12]) for role, path, count, digest in rows))
+
+
+def classes_table(per_class: Mapping[str, Mapping[str, Any]], confusion: Sequence[Sequence[int]]) -> None:
+    """Each class with its figures, and what its clips were most often taken for instead."""
+    columns = [
+        Column("class"),
+        Column("clips", 2, right=True),
+        Column("recall", right=True),
+        Column("precision", 1, right=True),
+        Column("f1", 3, right=True),
+        Column("auc", 4, right=True),
+        Column("taken for", 5),
+    ]
+    names = list(per_class)
+    rows = []
+    for i, (name, one) in enumerate(per_class.items()):
+        figured = [figures.number(v) if v is not None else "-" for v in map(one.get, _FIGURES)]
+        rows.append([name, str(one["support"]), *figured, _taken_for(i, confusion[i], names)])
+    _table(columns, rows)
+
+
+_FIGURES = ("recall", "precision", "f1", "auc")
+
+
+def _taken_for(own: int, row: Sequence[int], names: Sequence[str]) -> str:
+    others = [(count, -j) for j, count in enumerate(row) if j != own and count]
+    count, j = max(others, default=(0, 0))
+    return f"{names[-j]} ({count})" if count else "-"
+
+
+def _cell(key: str, value: Any) -> Styled:
+    if value is None or value == []:
+        return "-"
+    if key == "state" and value in LOOKS:
+        sign, style = LOOKS[cast(State, value)]
+        return f"{sign} {value}", style
+    if key == "best":
+        return figures.number(value)
+    if key.endswith("_seconds"):
+        return f"{figures.age(value)} ago"
+    if key == "disk_free":
+        return figures.size(value)
+    return figures.said(value)
+
+
+def _table(columns: Sequence[Column], rows: Iterable[Sequence[Styled]]) -> None:
+    """Columns side by side, as many as fit. Without rows, nothing."""
+    cells = [[_plain(cell) for cell in row] for row in rows]
+    if not cells:
+        return
+    target = paper()
+    widths = [
+        max(cell_len(column.title), *(cell_len(row[i][0]) for row in cells))
+        for i, column in enumerate(columns)
+    ]
+    shown = _shown(columns, widths, target)
+    # What still does not fit is taken from the widest.
+    while sum(widths[i] + GAP for i in shown) - GAP > target.width and max(widths[i] for i in shown) > 4:
+        widest = max(shown, key=lambda i: widths[i])
+        widths[widest] -= 1
+    heads = [(column.title, "bold") for column in columns]
+    rights = [column.right for column in columns]
+    put(target, [_line([(row[i], widths[i], rights[i]) for i in shown]) for row in (heads, *cells)])
+
+
+def _shown(columns: Sequence[Column], widths: Sequence[int], target: Screen) -> list[int]:
+    shown = list(range(len(columns)))
+    while sum(widths[i] + GAP for i in shown) - GAP > target.width:
+        last = max(shown, key=lambda i: columns[i].rank)
+        if columns[last].rank == 0:
+            break
+        shown.remove(last)
+    return shown
+
+
+def _line(cells: Sequence[tuple[tuple[str, str], int, bool]]) -> Text:
+    line = words()
+    for i, ((string, style), width, right) in enumerate(cells):
+        short = clip(string, width)
+        padding = " " * (width - cell_len(short))
+        line.append_text(words(" " * GAP if i else "", padding if right else "", (short, style)))
+        line.append_text(words("" if right else padding))
+    line.rstrip()
+    return line
+
+
+def _plain(cell: Styled) -> tuple[str, str]:
+    string, style = (cell, "") if isinstance(cell, str) else cell
+    return plain(string), style

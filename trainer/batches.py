@@ -1,0 +1,126 @@
+"""Batches for keras, made as they are needed, in an order that seed and epoch alone decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer import augment, dataset
+from trainer.augment import Batch
+from trainer.dataset import DEFAULT, Indices, Normaliser, Packed
+from trainer.preparation import Preparation
+
+AHEAD = 2
+# Beside seed and epoch, so that augmentation does not draw the numbers that the order was made of.
+_AUGMENTATION = 0xA06
+
+
+class Training:
+    """The training side. Set `epoch` before each epoch; iterating `stream` then follows its order."""
+
+    def __init__(
+        self,
+        packed: Packed,
+        train: Indices,
+        norm: Normaliser,
+        *,
+        batch_size: int,
+        seed: int,
+        asked: Preparation = DEFAULT,
+    ) -> None:
+        self.epoch = 1
+        self.steps = -(-len(train) // batch_size)
+        self._packed, self._train, self._norm = packed, train, norm
+        self._batch_size, self._seed, self._asked = batch_size, seed, asked
+        self._weights = dataset.class_weights(packed.labels[train], len(packed.classes), asked.class_weights)
+
+    def stream(self) -> Any:
+        """A tf.data.Dataset of (frames, targets, weights), one epoch long, iterated anew for each."""
+        shape, kind = (
+            ((None, len(self._packed.classes)), tf.float32) if self._asked.one_hot else ((None,), tf.int32)
+        )
+        kinds = (_signature(self._norm), tf.TensorSpec(shape, kind), tf.TensorSpec((None,), tf.float32))
+        return _dataset(self._batches, kinds, self.steps)
+
+    def _batches(self) -> Iterator[tuple[Any, ...]]:
+        order = self._train[dataset.order(len(self._train), self._seed, self.epoch)]
+        random = np.random.default_rng([self._seed, self.epoch, _AUGMENTATION])
+        for chosen in _chunks(order, self._batch_size):
+            batch = self._augmented(self._batch(chosen), random)
+            yield batch.frames, batch.targets, batch.weights
+
+    def _batch(self, chosen: Indices) -> Batch:
+        labels = self._packed.labels[chosen]
+        return Batch(
+            frames=_frames(self._packed, chosen, self._norm),
+            lengths=np.minimum(self._packed.lengths[chosen], self._norm.frames),
+            targets=_targets(labels, self._packed, self._asked),
+            weights=self._weights[labels],
+        )
+
+    def _augmented(self, batch: Batch, random: np.random.Generator) -> Batch:
+        if self._asked.noise:
+            batch = augment.add_noise(batch, self._asked.noise, random)
+        if self._asked.mixup:
+            batch = augment.mix(batch, self._asked.mixup, random)
+        return batch
+
+
+class Validation:
+    """The validation side, in its own order, the same batches each time.
+
+    `labels` are class indices; `targets` the same as the model's loss takes them.
+    """
+
+    def __init__(
+        self,
+        packed: Packed,
+        val: Indices,
+        norm: Normaliser,
+        *,
+        batch_size: int,
+        asked: Preparation = DEFAULT,
+    ) -> None:
+        self._packed, self._val, self._norm, self._batch_size = packed, val, norm, batch_size
+        self.labels: npt.NDArray[np.int32] = packed.labels[val]
+        self.targets = _targets(self.labels, packed, asked)
+
+    def predict(self, model: Any) -> npt.NDArray[np.float32]:
+        """(n, classes) probabilities."""
+        steps = -(-len(self._val) // self._batch_size)
+        stream = _dataset(self._batches, (_signature(self._norm),), steps)
+        found: npt.NDArray[np.float32] = model.predict(stream, verbose=0)
+        return found
+
+    def _batches(self) -> Iterator[tuple[Any, ...]]:
+        for chosen in _chunks(self._val, self._batch_size):
+            yield (_frames(self._packed, chosen, self._norm),)
+
+
+def _frames(packed: Packed, chosen: Indices, norm: Normaliser) -> npt.NDArray[np.float32]:
+    return norm.batch([packed.clip(i) for i in chosen])
+
+
+def _chunks(indices: Indices, size: int) -> Iterator[Indices]:
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
+
+
+def _targets(labels: npt.NDArray[np.int32], packed: Packed, asked: Preparation) -> npt.NDArray[Any]:
+    return np.eye(len(packed.classes), dtype=np.float32)[labels] if asked.one_hot else labels
+
+
+def _signature(norm: Normaliser) -> Any:
+    return tf.TensorSpec((None, norm.frames, len(norm.mean)), tf.float32)
+
+
+def _dataset(batches: Callable[[], Iterator[tuple[Any, ...]]], kinds: tuple[Any, ...], steps: int) -> Any:
+    stream = tf.data.Dataset.from_generator(batches, output_signature=kinds)
+    options = tf.data.Options()
+    # The autotuner may hold an epoch's end up for as long as the epoch took.
+    options.autotune.enabled = False
+    return stream.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(AHEAD).with_options(options)

@@ -1,0 +1,112 @@
+"""A model that came home: load its folder, check that the parts belong together, predict a clip."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer import clipfile
+from trainer.dataset import Normaliser
+
+
+class BundleError(ValueError):
+    """A folder that holds no usable model: one sentence saying why."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model with its labels and its normaliser."""
+
+    model: Any
+    classes: tuple[str, ...]
+    norm: Normaliser
+    tag: str
+    synthetic: bool
+
+    def predict(self, clip: str | Path | npt.NDArray[Any]) -> dict[str, float]:
+        """The probability of each label for a feature file or a (frames, dim) array.
+
+        Raises BundleError for a clip of another dimension, or a file that is none.
+        """
+        features = clipfile.flat(clip) if isinstance(clip, np.ndarray) else _read(Path(clip))
+        if features.ndim != 2 or features.shape[1] != len(self.norm.mean) or not len(features):
+            wanted = f"(frames, {len(self.norm.mean)})"
+            raise BundleError(f"the model takes clips of shape {wanted}, this one is {features.shape}")
+        found = self.model(self.norm.batch([features]), training=False)
+        return {c: float(p) for c, p in zip(self.classes, np.asarray(found)[0], strict=True)}
+
+
+def load(folder: str | Path) -> Bundle:
+    """The model in a folder that `ec2emo download` made. Raises BundleError naming what does not fit."""
+    folder = Path(folder)
+    tag = _tag(folder)
+    model = _model(folder, tag)
+    classes = tuple(str(c) for c in _array(folder / f"label_classes_{tag}.npy"))
+    mean, std = _array(folder / f"audio_mean_{tag}.npy"), _array(folder / f"audio_std_{tag}.npy")
+    _, frames, dim = model.input_shape
+    outputs = model.output_shape[-1]
+    if len(classes) != outputs:
+        raise BundleError(f"{folder} has {len(classes)} labels, its model tells {outputs} apart")
+    if mean.shape != (dim,) or std.shape != (dim,):
+        shapes = f"{mean.shape} and {std.shape}"
+        raise BundleError(f"{folder} has statistics of shapes {shapes}, its model takes {dim} dimensions")
+    if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+        raise BundleError(f"the statistics in {folder} are not all finite, or a deviation is not above 0")
+    if not all(np.isfinite(w).all() for w in model.get_weights()):
+        raise BundleError(f"the weights in {folder} are not all finite")
+    norm = Normaliser(mean.astype(np.float32), std.astype(np.float32), int(frames))
+    return Bundle(model, classes, norm, tag, _synthetic(folder, tag))
+
+
+def _tag(folder: Path) -> str:
+    names = [p.name for p in folder.glob("label_classes_*.npy")]
+    if len(names) != 1:
+        what = "holds no model" if not names else f"holds {len(names)} models"
+        raise BundleError(f"{folder} {what}: name the folder that one download made")
+    return names[0].removeprefix("label_classes_").removesuffix(".npy")
+
+
+def _model(folder: Path, tag: str) -> Any:
+    # Imported here, so that the other half of the package can name a Bundle without keras.
+    import keras
+
+    # Keras finds a layer of ours by the name that this import registers.
+    from trainer import layers  # noqa: F401
+
+    whole, weights = folder / f"best_model_{tag}.keras", folder / f"last_{tag}.weights.h5"
+    try:
+        if whole.exists():
+            return keras.models.load_model(whole, compile=False, safe_mode=True)
+        config = (folder / f"model_config_{tag}.json").read_text()
+        model = keras.models.model_from_json(config)
+        model.load_weights(weights)
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise BundleError(f"the model in {folder} cannot be loaded: {str(e).splitlines()[0]}") from e
+    return model
+
+
+def _array(path: Path) -> npt.NDArray[Any]:
+    try:
+        found: npt.NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise BundleError(f"{path} cannot be read: {e}") from e
+    return found
+
+
+def _synthetic(folder: Path, tag: str) -> bool:
+    try:
+        return bool(json.loads((folder / f"preprocessing_{tag}.json").read_bytes())["synthetic"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _read(path: Path) -> npt.NDArray[Any]:
+    try:
+        return clipfile.parse(path.read_bytes(), path.name).features
+    except (OSError, clipfile.NotAClip) as e:
+        raise BundleError(f"{path} is no clip: {e}") from e

@@ -1,0 +1,264 @@
+"""From clips to arrays: packed frames, the split, the normaliser, padding.
+
+Frames of all clips lie one after the other in the precision they were stored in, so that memory holds what
+the disk holds; only a batch is ever normalised and padded.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer import clipfile, clips
+from trainer.clips import DataError
+from trainer.preparation import Preparation
+
+Floats = npt.NDArray[np.floating[Any]]
+Indices = npt.NDArray[np.intp]
+
+# A dimension that moves less than this over all training frames is constant, and is only centred.
+LEAST_STD = 1e-5
+# A real frame of zeros only would be taken for padding.
+NOT_PADDING = 1e-6
+# One clip of a class on a side says yes or no; of two, one can go wrong.
+_EACH_SIDE = 2
+_CLIPS_AT_ONCE = 256
+DEFAULT = Preparation()
+
+
+@dataclass(frozen=True)
+class Packed:
+    """All clips: `frames` is (sum of lengths, dim), clip i is `frames[offsets[i]:offsets[i + 1]]`.
+
+    `labels` are indices into `classes`, which are sorted by name.
+    """
+
+    frames: Floats
+    offsets: Indices
+    labels: npt.NDArray[np.int32]
+    classes: tuple[str, ...]
+    report: clips.Report
+
+    def clip(self, i: int) -> Floats:
+        """(T, dim), a view."""
+        return self.frames[self.offsets[i] : self.offsets[i + 1]]
+
+    @property
+    def lengths(self) -> Indices:
+        """Frames of each clip."""
+        return np.diff(self.offsets)
+
+    @property
+    def dim(self) -> int:
+        """Values of a frame."""
+        return int(self.frames.shape[1])
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of clips, sorted. `shared_speakers` is how many speak on both sides, None when unknown."""
+
+    train: Indices
+    val: Indices
+    how: str
+    shared_speakers: int | None
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Per-dimension statistics of the training frames, and the length that clips are brought to."""
+
+    mean: npt.NDArray[np.float32]
+    std: npt.NDArray[np.float32]
+    frames: int
+
+    def batch(self, sequences: list[Floats]) -> npt.NDArray[np.float32]:
+        """(n, frames, dim) float32: normalised, cut off at the end, zeros after the end."""
+        out = np.zeros((len(sequences), self.frames, len(self.mean)), np.float32)
+        for row, sequence in zip(out, sequences, strict=True):
+            real = row[: len(sequence)]
+            np.subtract(sequence[: self.frames], self.mean, out=real, dtype=np.float32)
+            real /= self.std
+            real[~real.any(axis=1)] = NOT_PADDING
+        return out
+
+
+def load(folder: Path, fingerprint: str) -> Packed:
+    """Every used clip of `folder`, packed.
+
+    Raises DataError when something about the data is fatal, or when its content is not `fingerprint`.
+    """
+    report = clips.check(folder)
+    if report.fatal:
+        raise DataError(report.fatal[0].text)
+    if report.fingerprint != fingerprint:
+        raise DataError(
+            f"the data in {folder} is not the run's: {len(report.used)} clips with fingerprint "
+            f"{report.fingerprint[:12]}, the run asks for {fingerprint[:12]}; "
+            "bring that data back, or start another run"
+        )
+    classes = tuple(sorted(report.classes))
+    offsets = np.concatenate([[0], np.cumsum([c.frames for c in report.used])]).astype(np.intp)
+    dtype = np.result_type(*{np.dtype(c.dtype) for c in report.used})
+    frames = np.empty((int(offsets[-1]), report.dim), dtype)
+    for clip, start, end in zip(report.used, offsets, offsets[1:], strict=False):
+        frames[start:end] = _read(folder, clip)
+    labels = np.array([classes.index(c.label) for c in report.used], np.int32)
+    return Packed(frames, offsets, labels, classes, report)
+
+
+def divide(packed: Packed, how: str, seed: int, asked: Preparation = DEFAULT) -> Split:
+    """A share for validation: whole speakers (`speaker`), or clips of every class (`clip`).
+
+    Every class is on the training side. Raises DataError when that, or the split asked for, is impossible.
+    """
+    speakers = [c.speaker for c in packed.report.used]
+    if how == "clip":
+        val = _by_clip(packed.labels, seed, asked)
+    elif how == "speaker":
+        val = _by_speaker(packed, speakers, seed, asked)
+    else:
+        raise DataError(f"there is no split {how!r}: choose speaker or clip")
+    train = np.setdiff1d(np.arange(len(packed.labels)), val)
+    shared = None
+    if None not in speakers:
+        shared = len({speakers[i] for i in train} & {speakers[i] for i in val})
+    return Split(train, val, how, shared)
+
+
+def normaliser(packed: Packed, train: Indices, asked: Preparation = DEFAULT) -> Normaliser:
+    """Statistics of the training frames alone, summed in float64; the length too is of training clips."""
+    total = int(packed.lengths[train].sum())
+    mean = _sum(packed, train, lambda frames: frames) / total
+    std = np.sqrt(_sum(packed, train, lambda frames: (frames - mean) ** 2) / total)
+    std[std < LEAST_STD] = 1.0
+    length = asked.frames or int(np.percentile(packed.lengths[train], asked.percentile))
+    return Normaliser(mean.astype(np.float32), std.astype(np.float32), max(1, length))
+
+
+def class_weights(
+    labels: npt.NDArray[np.int32], classes: int, how: str = DEFAULT.class_weights
+) -> npt.NDArray[np.float32]:
+    """Weight of each class: a number over its count, which is the largest class's count (`max_count`), so
+    that the largest weighs 1, or the mean count (`balanced`), so that clips weigh 1 on average.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    if how == "none":
+        return np.ones(classes, np.float32)
+    weights: npt.NDArray[np.float32] = (
+        (counts.max() if how == "max_count" else counts.mean()) / counts
+    ).astype(np.float32)
+    return weights
+
+
+def order(n: int, seed: int, epoch: int) -> Indices:
+    """The order of training clips in an epoch: of seed and epoch alone, so that a resume sees the same."""
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def _read(folder: Path, clip: clips.Clip) -> Floats:
+    try:
+        features = clipfile.parse((folder / clip.path).read_bytes(), clip.path).features
+    except (OSError, clipfile.NotAClip) as e:
+        raise DataError(f"{clip.path} changed while it was read ({e}); start again") from e
+    if features.shape != (clip.frames, clip.dim):
+        raise DataError(f"{clip.path} changed while it was read; start again")
+    return features
+
+
+def _sum(packed: Packed, train: Indices, of: Any) -> npt.NDArray[np.float64]:
+    total = np.zeros(packed.dim, np.float64)
+    for start in range(0, len(train), _CLIPS_AT_ONCE):
+        frames = np.concatenate([packed.clip(i) for i in train[start : start + _CLIPS_AT_ONCE]])
+        total += of(frames.astype(np.float64)).sum(axis=0)
+    return total
+
+
+def _by_clip(labels: npt.NDArray[np.int32], seed: int, asked: Preparation) -> Indices:
+    random = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: _share_of(len(members), asked)])
+    return np.sort(np.concatenate(chosen))
+
+
+def _share_of(n: int, asked: Preparation) -> int:
+    """How many of a class's `n` clips validate."""
+    wanted = asked.validation * n
+    if not asked.adaptive:
+        return max(1, round(wanted))
+    least = min(_EACH_SIDE, n // 2)
+    return min(max(least, math.ceil(wanted)), n - least)
+
+
+def _by_speaker(packed: Packed, speakers: list[str | None], seed: int, asked: Preparation) -> Indices:
+    """The fold whose validation side has the most classes, then the size nearest to what was asked."""
+    if None in speakers:
+        unknown = packed.report.used[speakers.index(None)].path
+        raise DataError(f"the speaker of {unknown} is unknown: divide by clip, or name speakers in the files")
+    count = min(len(set(speakers)), round(1 / asked.validation))
+    folds = [f for f in _folds(packed.labels, speakers, seed, count) if _trains_all(packed, f)]
+    if not folds:
+        raise DataError(f"{_lonely(packed)}; divide by clip, or add speakers")
+    wanted = asked.validation * len(speakers)
+
+    def badness(fold: Indices) -> tuple[float, ...]:
+        off = abs(len(fold) - wanted)
+        if not asked.adaptive:
+            return (-len(np.unique(packed.labels[fold])), off)
+        # The largest of the folds holds its share at least, so one that is large enough is mostly there.
+        return (-_classes_with(packed, fold, 1), -_full_classes(packed, fold), len(fold) < wanted, off)
+
+    return min(folds, key=badness)
+
+
+def _classes_with(packed: Packed, side: Indices, clips: int) -> int:
+    """How many classes have so many clips on this side."""
+    return int((np.bincount(packed.labels[side]) >= clips).sum())
+
+
+def _full_classes(packed: Packed, val: Indices) -> int:
+    """How many classes have enough clips for comfort, both sides added."""
+    train = np.setdiff1d(np.arange(len(packed.labels)), val)
+    return sum(_classes_with(packed, side, _EACH_SIDE) for side in (train, val))
+
+
+def _folds(labels: npt.NDArray[np.int32], speakers: list[str | None], seed: int, n: int) -> list[Indices]:
+    # Imported here: half a second that a split by clip does not need.
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if n < 2:
+        return []
+    folds = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # It warns of classes with fewer clips than folds; what matters of that is checked by the caller.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            return [np.sort(val) for _, val in folds.split(np.zeros(len(labels)), labels, speakers)]
+        except ValueError:
+            return []
+
+
+def _trains_all(packed: Packed, val: Indices) -> bool:
+    left = np.bincount(packed.labels, minlength=len(packed.classes))
+    left = left - np.bincount(packed.labels[val], minlength=len(packed.classes))
+    return 0 < len(val) < len(packed.labels) and bool((left > 0).all())
+
+
+def _lonely(packed: Packed) -> str:
+    """Why no fold keeps every class on the training side."""
+    voices = Counter(label for label, _ in {(c.label, c.speaker) for c in packed.report.used})
+    alone = sorted(label for label, n in voices.items() if n == 1)
+    if len(packed.report.speakers) < 2:
+        return f"all clips are of one speaker, {next(iter(packed.report.speakers))}"
+    if alone:
+        return f"{alone[0]} is spoken by one speaker only"
+    return "no division by speaker leaves every class to train on"

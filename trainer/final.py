@@ -1,0 +1,90 @@
+"""The last word on a run: its best model, evaluated as it lies published, with a report beside it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from trainer import contract, evaluate
+from trainer.contract import Note
+from trainer.eventlog import EventLog
+from trainer.keeper import Course, Keeper
+
+# Of an epoch: where they are longer, a stop that was asked for does not wait for a report.
+CHEAP_SECONDS = 10.0
+
+
+def conclude(keeper: Keeper, course: Course, log: EventLog, speakers: Sequence[str | None]) -> None:
+    """Publish the report of the best model so far; `speakers` are those of the validation clips, in order.
+
+    A report is a comfort: what goes wrong with it is told, and takes nothing from the run.
+    """
+    if course.best is None:
+        return
+    try:
+        log.append(keeper.add_report(course, _files(keeper, course, speakers)))
+    except Exception as e:  # noqa: BLE001 - as the docstring says
+        why = (str(e).splitlines() or ["no reason given"])[0]
+        text = f"no report of epoch {course.best.epoch}, {type(e).__name__}: {why}; resume for another try"
+        log.append(Note(time.time(), text, "warning"))
+
+
+def conclude_if_missing(
+    keeper: Keeper, course: Course, log: EventLog, speakers: Sequence[str | None]
+) -> None:
+    """As `conclude`, for a run that ended before its report was there."""
+    if course.best is not None:
+        page = course.best.weights.parent / keeper.who.report_names["report"]
+        if not page.exists():
+            conclude(keeper, course, log, speakers)
+
+
+def is_cheap(course: Course) -> bool:
+    """Whether a person who asked for the end will hardly notice the report."""
+    return bool(course.history) and course.history[-1]["seconds"] < CHEAP_SECONDS
+
+
+def _files(keeper: Keeper, course: Course, speakers: Sequence[str | None]) -> dict[str, bytes]:
+    """Every file of the report by its name."""
+    # Imported here: what draws is needed once, when training is over.
+    from trainer import drawing, report
+
+    assert course.best is not None
+    who, names = keeper.who, keeper.who.report_names
+    model = keras.models.load_model(
+        course.best.weights.parent / who.name("best", "model"), compile=False, safe_mode=True
+    )
+    probabilities = keeper.val.predict(model)
+    found = evaluate.evaluate(keeper.val.labels, probabilities, classes=who.classes, speakers=speakers)
+    body = contract.to_json(_about(keeper, course.best.epoch, found))
+    pictures = {
+        "confusion": drawing.confusion(found.score.confusion, who.classes),
+        "roc": drawing.rocs(keeper.val.labels, probabilities, who.classes),
+        "curves": drawing.curves(course.history, course.best.epoch),
+    }
+    titles = {
+        "confusion": "Confusion",
+        "roc": "ROC, each class against the rest",
+        "curves": "Learning curves",
+    }
+    page = report.page(json.loads(body), {titles[name]: png for name, png in pictures.items()})
+    files = {"report": page, "evaluation": body, **pictures}
+    return {names[role]: data for role, data in files.items()}
+
+
+def _about(keeper: Keeper, epoch: int, found: evaluate.Evaluation) -> dict[str, Any]:
+    who = keeper.who
+    known = ("split", "seed", "train", "shared_speakers", "fingerprint")
+    return {
+        "run": who.run,
+        "recipe": who.recipe,
+        "epoch": epoch,
+        **found.to_dict(),
+        **{name: who.preprocessing[name] for name in known},
+        "params": who.preprocessing["params"],
+        "synthetic": who.synthetic,
+    }

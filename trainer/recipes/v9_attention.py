@@ -1,0 +1,83 @@
+"""BiLSTM with self-attention over frames (v9): the strongest of the first generation's models.
+
+Masking → BiLSTM → LayerNormalization → scaled dot-product self-attention → mean over real frames → two dense
+layers. Padding never reaches the output: every layer up to the mean carries the mask on. Recurrent dropout is
+what makes an epoch slow; it rules out cuDNN.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.recipes._fields import at_least_zero, check, factor, positive, share
+from trainer.schedule import Plan
+
+TAG = "v9"
+EPOCHS = 100
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Params:
+    """What may be set with `--set`. Raises ValueError for a value that no model can have."""
+
+    units: int = positive(128, "units of the LSTM in each direction")
+    recurrent_dropout: float = share(0.25, "dropout between time steps of the LSTM")
+    dense1: int = positive(256, "units of the first dense layer")
+    dropout1: float = share(0.4, "dropout after the first dense layer")
+    dense2: int = positive(128, "units of the second dense layer")
+    dropout2: float = share(0.3, "dropout after the second dense layer")
+    l2: float = at_least_zero(1e-4, "L2 weight decay of the dense layers")
+    patience: int = positive(12, "epochs without a better val_accuracy that end the run")
+    low_lr: float = positive(5e-6, "learning rate of epoch 1 and of the last")
+    high_lr: float = positive(3e-4, "learning rate after the warm-up")
+    warmup: int = positive(8, "epoch that first trains at high_lr")
+    plateau_factor: float = factor(0.3, "what a plateau multiplies the rate by")
+    plateau_patience: int = positive(5, "epochs without a better val_loss: a plateau")
+    cosine_from: int = positive(20, "epoch in which the cosine decay starts")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def schedule(params: Params, *, epochs: int) -> Plan:
+    """Warm-up, plateau, cosine."""
+    return Plan(
+        epochs=epochs,
+        low=params.low_lr,
+        high=params.high_lr,
+        warmup=params.warmup,
+        factor=params.plateau_factor,
+        patience=params.plateau_patience,
+        cosine_from=params.cosine_from,
+    )
+
+
+def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
+    """The compiled model: (batch, frames, dim) float32, zero-padded, to (batch, classes) probabilities."""
+    # Imported here, so that a laptop without keras can list recipes and check parameters.
+    import keras
+    from keras import layers
+
+    decay = keras.regularizers.L2(params.l2)
+    inputs = keras.Input(shape, name="frames")
+    x = layers.Masking(0.0)(inputs)
+    x = layers.Bidirectional(
+        layers.LSTM(params.units, return_sequences=True, recurrent_dropout=params.recurrent_dropout)
+    )(x)
+    x = layers.LayerNormalization()(x)
+    x = layers.Attention(use_scale=True)([x, x])
+    x = layers.GlobalAveragePooling1D()(x)
+    x = layers.Dense(params.dense1, activation="relu", kernel_regularizer=decay)(x)
+    x = layers.Dropout(params.dropout1)(x)
+    x = layers.Dense(params.dense2, activation="relu", kernel_regularizer=decay)(x)
+    x = layers.Dropout(params.dropout2)(x)
+    outputs = layers.Dense(classes, activation="softmax", name="emotion")(x)
+    model = keras.Model(inputs, outputs, name="v9_attention")
+    model.compile(
+        optimizer=keras.optimizers.Adam(params.low_lr),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    return model
