@@ -6,8 +6,8 @@ This folder is the one place that imports fabric and paramiko; `way` opens the c
 from __future__ import annotations
 
 import contextlib
-import select
 import shlex
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -118,10 +118,12 @@ class SSHShell:
         pieces = iter([given] if isinstance(given, bytes) else given)
         pending = memoryview(b"")
         feeding = True
+        arrival = _Arrival(channel)
         quiet_since = time.monotonic()
         with self._contact():
             while True:
                 # Asked before reading: what came before the end is then read after it was seen.
+                arrival.expect()
                 over = channel.closed or (channel.eof_received and channel.exit_status_ready())
                 moved = False
                 if feeding and channel.send_ready():
@@ -143,7 +145,7 @@ class SSHShell:
                 elif timeout is not None and time.monotonic() - quiet_since > timeout:
                     raise TimeoutError(f"no sign for {timeout:.0f} s")
                 else:
-                    select.select([channel], [], [], 0.01 if feeding else 0.25)
+                    arrival.wait(0.01 if feeding else 0.25)
 
     def _exit_code(self, channel: Any) -> int:
         with self._contact():
@@ -164,6 +166,34 @@ class SSHShell:
                 f"lost contact with {self._name} ({words(e)}); what runs there goes on: repeat the command "
                 f"to look again"
             ) from e
+
+
+class _Arrival:
+    """Wakes when a channel has something to read, or has ended.
+
+    In place of `select`, for which paramiko makes a pipe and, when a channel is closed in full flow, writes
+    to it after closing it: the whole connection ends with "Bad file descriptor".
+    """
+
+    def __init__(self, channel: Any) -> None:
+        self._event = threading.Event()
+        channel.in_buffer.set_event(self)
+        channel.in_stderr_buffer.set_event(self)
+
+    def set(self) -> None:
+        """By paramiko, when a buffer was fed or closed."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """By paramiko, when one buffer was emptied: the other may not be."""
+
+    def expect(self) -> None:
+        """Wake for what comes from now on."""
+        self._event.clear()
+
+    def wait(self, seconds: float) -> None:
+        """Until something has come since `expect`, or the time is up."""
+        self._event.wait(seconds)
 
 
 def _send(channel: Any, piece: memoryview) -> int:

@@ -501,6 +501,21 @@ def test_no_answer_is_ever_cut_short(own_box: Box) -> None:
             assert (answer.code, len(answer.out)) == (0, len(data))
 
 
+def test_a_stream_may_be_left_in_full_flow_again_and_again(own_box: Box) -> None:
+    class Enough(Exception):
+        pass
+
+    class Cup:
+        def write(self, data: bytes) -> None:
+            raise Enough
+
+    with SSHShell(own_box.machine) as shell:
+        for _ in range(150):
+            with pytest.raises(Enough):
+                shell.get("/dev/zero", 0, Cup())
+        assert shell.run(["echo", "here"]).out == b"here\n"
+
+
 def test_a_second_machine_is_another_connection(own_box: Box) -> None:
     with open_shell(own_box.machine) as one, open_shell(own_box.machine) as two:
         assert isinstance(one, SSHShell)
