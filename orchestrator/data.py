@@ -9,7 +9,8 @@ from pathlib import Path
 from orchestrator.errors import BadRequest
 from orchestrator.settings import is_folder
 from orchestrator.store import Store
-from trainer import clips, demo
+from trainer import clips
+from trainer.clips import demo
 
 THREE_WAYS = (
     "no data named: --data FOLDER for a folder of .npz or .npy features, 'ec2emo init' to set one for this "

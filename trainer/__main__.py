@@ -13,11 +13,11 @@ import time
 import traceback
 from pathlib import Path
 
-from trainer.beginning import Beginning, begin, best_of
 from trainer.contract import Attempt, ContractError, Ended, RunDir, Spec, Started, Status
 from trainer.eventlog import EventLog
 from trainer.imports import without
-from trainer.stopping import RunFailed, Stop, StopRequested
+from trainer.training.beginning import Beginning, begin, best_of
+from trainer.training.stopping import RunFailed, Stop, StopRequested
 
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 
@@ -60,7 +60,7 @@ def _attempt(run: RunDir, spec: Spec, attempt: Attempt, log: EventLog, stop: Sto
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
         # Keras takes matplotlib along for its galleries; what draws here comes after training.
         with without("matplotlib"):
-            from trainer import fit
+            from trainer.training import fit
 
         return _ended(run, "finished", fit.train(run, spec, beginning, log, stop))
     except StopRequested as e:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import bundle as bundles
-from trainer import clipfile, clips, contract, evaluate
-from trainer.bundle import Bundle, BundleError
-from trainer.clips import Clip, DataError
+from trainer import clips, contract
+from trainer.artifacts import model
+from trainer.artifacts.model import Bundle, BundleError
+from trainer.clips import Clip, DataError, files
 from trainer.contract import ContractError, Manifest, RunDir
 from trainer.imports import without
+from trainer.scores import evaluate
 
 BATCH = 32
 TRIES = 3
@@ -90,7 +91,7 @@ def _best(run: RunDir) -> tuple[int, Bundle, dict[str, Any]]:
             folder = (run.root / found.path).parent
             about = contract.parse_object((run.root / found.path).read_bytes(), found.name)
             with without("matplotlib"):
-                return found.epoch, bundles.load(folder), about
+                return found.epoch, model.load(folder), about
         except (FileNotFoundError, BundleError):
             if not left:
                 raise
@@ -112,8 +113,8 @@ def _predict(bundle: Bundle, data: Path, known: list[Clip]) -> npt.NDArray[np.fl
 
 def _features(data: Path, clip: Clip) -> npt.NDArray[Any]:
     try:
-        return clipfile.parse((data / clip.path).read_bytes(), clip.path).features
-    except (OSError, clipfile.NotAClip) as e:
+        return files.parse((data / clip.path).read_bytes(), clip.path).features
+    except (OSError, files.NotAClip) as e:
         raise DataError(f"{clip.path} changed while it was read ({e}); start again") from e
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Box, Ec2emo, end_runs, eventually
-from trainer import demo
+from trainer.clips import demo
 
 TINY = ("--set", "units=4", "--set", "dense1=8", "--set", "dense2=8", "--batch-size", "8")
 

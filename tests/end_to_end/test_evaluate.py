@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.conftest import Ec2emo
 from tests.end_to_end.conftest import Place, in_fresh_python
-from trainer import demo
+from trainer.clips import demo
 
 RIGHT = """
 import pathlib, sys

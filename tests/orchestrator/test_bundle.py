@@ -48,7 +48,7 @@ def test_the_order_in_which_files_came_to_the_disk_does_not_matter(copy: Path) -
 
 @pytest.mark.parametrize("change", ["content", "name", "more", "less", "moved"])
 def test_any_change_of_the_code_is_another_name(copy: Path, change: str) -> None:
-    first, path = bundle.make(), copy / "trainer" / "labels.py"
+    first, path = bundle.make(), copy / "trainer" / "clips" / "labels.py"
     if change == "content":
         path.write_bytes(path.read_bytes() + b"#")
     elif change == "name":
@@ -101,7 +101,7 @@ def test_the_archive_holds_what_is_listed_and_belongs_to_nobody() -> None:
 def test_what_was_unpacked_elsewhere_runs_and_imports_nothing_of_here(tmp_path: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(bundle.make().archive)) as tar:
         tar.extractall(tmp_path, filter="data")
-    argv = [sys.executable, "-P", "-c", "import trainer.labels as m; print(m.__file__)"]
+    argv = [sys.executable, "-P", "-c", "import trainer.clips.labels as m; print(m.__file__)"]
     done = subprocess.run(
         argv,
         cwd=tmp_path / "trainer",
@@ -110,7 +110,7 @@ def test_what_was_unpacked_elsewhere_runs_and_imports_nothing_of_here(tmp_path: 
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == str(tmp_path / "trainer" / "labels.py")
+    assert done.stdout.strip() == str(tmp_path / "trainer" / "clips" / "labels.py")
 
 
 def test_the_hash_of_a_lock_is_that_of_its_bytes() -> None:

@@ -22,8 +22,9 @@ from orchestrator.run import Asked, Run
 from orchestrator.shell import Input, LocalShell, Result, Shell
 from tests.conftest import Box, end_runs
 from tests.disks import read_only, small_disk
-from trainer import clips, demo
-from trainer.clipfile import Clip
+from trainer import clips
+from trainer.clips import demo
+from trainer.clips.files import Clip
 from trainer.contract import Attempt, Spec
 
 CODE = bundle.make()

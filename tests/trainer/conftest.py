@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from trainer import clips, demo
+from trainer import clips
+from trainer.clips import demo
 from trainer.contract import RunDir, Spec, publish
 
 from .runs import TINY, add_attempt, train

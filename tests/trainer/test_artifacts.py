@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer import artifacts, clips, dataset, evaluate, recipes
+from trainer import artifacts, clips, recipes
 from trainer.artifacts import Identity, Result, Unfit
-from trainer.batches import Validation
-from trainer.bundle import BundleError
+from trainer.artifacts.model import BundleError
 from trainer.contract import Manifest, RunDir
+from trainer.data import dataset
+from trainer.data.batches import Validation
+from trainer.scores import evaluate
 
 from .runs import TINY, clip
 

@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from trainer import augment
-from trainer.augment import Batch
+from trainer.data import augment
+from trainer.data.augment import Batch
 
 WEIGHTS = np.array([1.0, 2.0, 5.0], np.float32)
 

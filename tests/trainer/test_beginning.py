@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from trainer import checkpoints, folders
-from trainer.beginning import Beginning, ResumeError, begin
-from trainer.checkpoints import State
+from trainer import folders
 from trainer.contract import Artifact, Attempt, ContractError, Manifest, RunDir, Spec, publish
+from trainer.training import checkpoints
+from trainer.training.beginning import Beginning, ResumeError, begin
+from trainer.training.checkpoints import State
 
 from .runs import add_attempt
 
@@ -151,7 +152,8 @@ def test_a_best_that_the_manifest_lists_and_the_disk_lacks_is_said(run: RunDir) 
 def test_nothing_heavy_is_imported_to_say_where_an_attempt_begins() -> None:
     code = (
         "import sys, trainer.__main__; "
-        "sys.exit(any(m in sys.modules for m in ('keras', 'numpy', 'tensorflow', 'sklearn', 'trainer.fit')))"
+        "sys.exit(any(m in sys.modules for m in ('keras', 'numpy', 'tensorflow', 'sklearn', "
+        "'trainer.training.fit')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

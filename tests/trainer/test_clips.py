@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import clipfile, clips, demo
-from trainer.clips import Report
+from trainer import clips
+from trainer.clips import Report, demo, files
 
 from .runs import clip
 
@@ -88,7 +88,7 @@ def test_bins_and_channels_of_a_frame_are_its_dimensions(tmp_path: Path) -> None
     path = clip(tmp_path, "x.npz", emotion="sad", features=features)
     found = clips.check(tmp_path).used[0]
     assert (found.frames, found.dim) == (9, 12)
-    parsed = clipfile.parse(path.read_bytes(), path.name).features
+    parsed = files.parse(path.read_bytes(), path.name).features
     assert np.array_equal(parsed, features.reshape(9, 12))
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer import clips
-from trainer.clipfile import NotAClip, parse
+from trainer.clips.files import NotAClip, parse
 
 from .runs import clip
 

@@ -3,10 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import clips, dataset
+from trainer import clips
 from trainer.clips import DataError
-from trainer.dataset import Normaliser, Packed
-from trainer.preparation import Preparation
+from trainer.data import dataset
+from trainer.data.dataset import Normaliser, Packed
+from trainer.data.preparation import Preparation
 
 from .runs import clip
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from trainer import evaluate
+from trainer.scores import evaluate
 
 
 def test_a_score_counts_what_was_taken_for_what() -> None:

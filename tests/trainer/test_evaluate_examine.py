@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import artifacts, clipfile, clips, examine
-from trainer.bundle import BundleError
-from trainer.clips import DataError
+from trainer import artifacts, clips, examine
+from trainer.artifacts.model import BundleError
+from trainer.clips import DataError, files
 from trainer.contract import ContractError, Manifest, RunDir
 
 from .runs import ROOT, clip
@@ -37,7 +37,7 @@ def test_it_is_worth_what_its_predictions_are(finished: RunDir, others: Path) ->
     path = Manifest.parse(finished.manifest.read_bytes()).of("best")[0].path
     bundle = artifacts.load((finished.root / path).parent)
     known = [c for c in clips.check(others).used if c.label != "disgust"]
-    frames = [clipfile.parse((others / c.path).read_bytes(), c.path).features for c in known]
+    frames = [files.parse((others / c.path).read_bytes(), c.path).features for c in known]
     guesses = np.argmax(bundle.model(bundle.norm.batch(frames)), axis=1)
     right = sum(bundle.classes[g] == c.label for g, c in zip(guesses, known, strict=True))
     assert found["n"] == len(known) == 33

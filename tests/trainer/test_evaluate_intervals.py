@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer import evaluate, intervals, roc
+from trainer.scores import evaluate, intervals, roc
 
 RANDOM = np.random.default_rng(5)
 LABELS = RANDOM.integers(0, 4, 300)

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer import artifacts, clips, dataset, report
+from trainer import artifacts, clips
 from trainer.contract import Manifest, RunDir
+from trainer.data import dataset
+from trainer.scores import report
 
 from .runs import add_attempt, clip, events, spawn, train, wait_for
 

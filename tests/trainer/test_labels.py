@@ -1,6 +1,6 @@
 import pytest
 
-from trainer import labels
+from trainer.clips import labels
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trainer import recipes
-from trainer.preparation import Preparation
+from trainer.data.preparation import Preparation
 
 from .runs import tiny
 

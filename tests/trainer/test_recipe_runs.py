@@ -59,7 +59,8 @@ AT_HOME = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from trainer import artifacts, clips, dataset, recipes
+from trainer import artifacts, clips, recipes
+from trainer.data import dataset
 from trainer.contract import Manifest, RunDir, Spec
 found = {}
 for root in sys.argv[1:]:

@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
-from trainer import artifacts, checkpoints
+from trainer import artifacts
 from trainer.contract import Manifest, RunDir, publish
+from trainer.training import checkpoints
 
 from .runs import ROOT, add_attempt, clip, events, spawn, train, wait_for
 

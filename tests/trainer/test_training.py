@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import artifacts, clips, dataset
+from trainer import artifacts, clips
 from trainer.contract import Manifest, RunDir
+from trainer.data import dataset
 from trainer.schedule import Plan, Schedule
 
 from .runs import clip, events, spawn, train, wait_for

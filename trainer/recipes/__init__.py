@@ -11,7 +11,7 @@ A recipe is a module with
 * `schedule(params, *, epochs)`, the learning rate as a `trainer.schedule.Plan`;
 * `build(shape, classes, params)`, a compiled model from (frames, dim) to `classes` probabilities, with 0.0 as
   padding. It imports keras itself, so that all else here loads in milliseconds where keras is not installed;
-* where the defaults of `trainer.preparation.Preparation` are not what it wants, `prepare(params)`, which
+* where the defaults of `trainer.data.preparation.Preparation` are not what it wants, `prepare(params)`, which
   returns one: length, validation share, class weights, targets, augmentation.
 """
 
@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast, get_type_hints
 
-from trainer.preparation import Preparation
+from trainer.data.preparation import Preparation
 from trainer.schedule import Plan
 
 _WORDS = {

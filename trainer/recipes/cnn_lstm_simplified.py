@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.preparation import CLASS_WEIGHTS, Preparation
+from trainer.data.preparation import CLASS_WEIGHTS, Preparation
 from trainer.recipes._fields import at_least_zero, check, choice, factor, half, positive, share
 from trainer.schedule import Plan
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.preparation import CLASS_WEIGHTS, Preparation
+from trainer.data.preparation import CLASS_WEIGHTS, Preparation
 from trainer.recipes._fields import check, choice, factor, half, percent, positive, share
 from trainer.schedule import Plan
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import eventually
-from trainer import clips, demo
+from trainer import clips
+from trainer.clips import demo
 from trainer.contract import Attempt, Epoch, RunDir, Spec, decode, publish
 
 HERE = Path(__file__).parent

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainer import checkpoints, contract
-from trainer.checkpoints import Checkpoint, State
+from trainer import contract
 from trainer.contract import Attempt, ContractError, Manifest, RunDir, Spec
-from trainer.stopping import RunFailed
+from trainer.training import checkpoints
+from trainer.training.checkpoints import Checkpoint, State
+from trainer.training.stopping import RunFailed
 
 
 class ResumeError(RunFailed):

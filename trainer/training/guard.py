@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.dataset import Normaliser, Packed, Split
+from trainer.data.dataset import Normaliser, Packed, Split
 
 
 def describe(packed: Packed, split: Split, norm: Normaliser, model: Any) -> dict[str, Any]:

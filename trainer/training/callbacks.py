@@ -14,14 +14,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer import artifacts, evaluate
+from trainer import artifacts
 from trainer.artifacts import Result
-from trainer.batches import Training
 from trainer.contract import Epoch, Note
-from trainer.curves import Curves
+from trainer.data.batches import Training
 from trainer.eventlog import EventLog
-from trainer.keeper import Course, Keeper
-from trainer.stopping import RunFailed, Stop
+from trainer.scores import evaluate
+from trainer.training.curves import Curves
+from trainer.training.keeper import Course, Keeper
+from trainer.training.stopping import RunFailed, Stop
 
 Logs = Mapping[str, Any] | None
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from trainer import contract
-from trainer.clipcache import Cache
-from trainer.clipfile import KEYS, Clip, look
-from trainer.cliptree import SUFFIXES, Refused, walk
+from trainer.clips.cache import Cache
+from trainer.clips.files import KEYS, Clip, look
+from trainer.clips.tree import SUFFIXES, Refused, walk
 
 __all__ = ["KEYS", "Clip", "DataError", "Problem", "Refused", "Report", "check"]
 

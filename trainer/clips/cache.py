@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer import contract
-from trainer.clipfile import Clip
-from trainer.cliptree import Entry, Refused
+from trainer.clips.files import Clip
+from trainer.clips.tree import Entry, Refused
 
 # Goes up whenever the same file may be judged differently.
 VERSION = 2

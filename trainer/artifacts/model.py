@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import clipfile
-from trainer.dataset import Normaliser
+from trainer.clips import files
+from trainer.data.dataset import Normaliser
 
 
 class BundleError(ValueError):
@@ -33,7 +33,7 @@ class Bundle:
 
         Raises BundleError for a clip of another dimension, or a file that is none.
         """
-        features = clipfile.flat(clip) if isinstance(clip, np.ndarray) else _read(Path(clip))
+        features = files.flat(clip) if isinstance(clip, np.ndarray) else _read(Path(clip))
         if features.ndim != 2 or features.shape[1] != len(self.norm.mean) or not len(features):
             wanted = f"(frames, {len(self.norm.mean)})"
             raise BundleError(f"the model takes clips of shape {wanted}, this one is {features.shape}")
@@ -107,6 +107,6 @@ def _synthetic(folder: Path, tag: str) -> bool:
 
 def _read(path: Path) -> npt.NDArray[Any]:
     try:
-        return clipfile.parse(path.read_bytes(), path.name).features
-    except (OSError, clipfile.NotAClip) as e:
+        return files.parse(path.read_bytes(), path.name).features
+    except (OSError, files.NotAClip) as e:
         raise BundleError(f"{path} is no clip: {e}") from e

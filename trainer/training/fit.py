@@ -11,21 +11,23 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import dataset, final, guard, recipes
+from trainer import recipes
 from trainer.artifacts import Identity
-from trainer.batches import Training, Validation
-from trainer.beginning import Beginning, ResumeError
-from trainer.callbacks import Ledger, Pace, Watch
 from trainer.clips import DataError
 from trainer.contract import Dataset, Note, RunDir, Spec
-from trainer.dataset import Normaliser, Packed, Split
+from trainer.data import dataset
+from trainer.data.batches import Training, Validation
+from trainer.data.dataset import Normaliser, Packed, Split
+from trainer.data.preparation import Preparation
 from trainer.eventlog import EventLog
 from trainer.folders import remove_half_written
-from trainer.keeper import Course, Keeper
-from trainer.preparation import Preparation
 from trainer.recipes import Recipe
 from trainer.schedule import Schedule
-from trainer.stopping import RunFailed, Stop, StopRequested
+from trainer.training import final, guard
+from trainer.training.beginning import Beginning, ResumeError
+from trainer.training.callbacks import Ledger, Pace, Watch
+from trainer.training.keeper import Course, Keeper
+from trainer.training.stopping import RunFailed, Stop, StopRequested
 
 
 def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: Stop) -> str:

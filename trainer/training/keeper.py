@@ -13,14 +13,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trainer import artifacts, checkpoints
+from trainer import artifacts
 from trainer.artifacts import Identity, Result, Unfit
-from trainer.batches import Validation
-from trainer.beginning import Best
-from trainer.checkpoints import State
 from trainer.contract import AnyEvent, Note, RunDir, Saved
+from trainer.data.batches import Validation
 from trainer.schedule import Schedule
-from trainer.stopping import RunFailed
+from trainer.training import checkpoints
+from trainer.training.beginning import Best
+from trainer.training.checkpoints import State
+from trainer.training.stopping import RunFailed
 
 
 @dataclass

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from trainer import contract, folders, weights
-from trainer.bundle import Bundle, load
+from trainer import contract, folders
+from trainer.artifacts import weights
+from trainer.artifacts.model import Bundle, load
 from trainer.contract import Artifact, Manifest, RunDir
-from trainer.dataset import Normaliser
-from trainer.evaluate import Score
+from trainer.data.dataset import Normaliser
+from trainer.scores.evaluate import Score
 
 if TYPE_CHECKING:
-    from trainer.batches import Validation
+    from trainer.data.batches import Validation
 
 __all__ = ["Bundle", "Identity", "Result", "Unfit", "load", "publish_best", "publish_manifest", "write_last"]
 
@@ -206,7 +207,7 @@ def _prove(path: Path, result: Result, val: Validation) -> None:
     """Load the saved file as anybody will, and predict again. Raises Unfit when it is not as good."""
     import keras
 
-    from trainer import evaluate
+    from trainer.scores import evaluate
 
     loaded = keras.models.load_model(path, compile=False, safe_mode=True)
     found = val.predict(loaded)

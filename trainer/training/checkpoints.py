@@ -24,7 +24,8 @@ class State:
     """What the model's variables do not say.
 
     `planned` is the last epoch that may be trained, `wait` the epochs since the best, `history` one row per
-    epoch, `guard` what a resume must find unchanged (see `trainer.guard`), `files` the bytes of each file.
+    epoch, `guard` what a resume must find unchanged (see `trainer.training.guard`),
+    `files` the bytes of each file.
     """
 
     epoch: int

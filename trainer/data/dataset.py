@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import clipfile, clips
-from trainer.clips import DataError
-from trainer.preparation import Preparation
+from trainer import clips
+from trainer.clips import DataError, files
+from trainer.data.preparation import Preparation
 
 Floats = npt.NDArray[np.floating[Any]]
 Indices = npt.NDArray[np.intp]
@@ -165,8 +165,8 @@ def order(n: int, seed: int, epoch: int) -> Indices:
 
 def _read(folder: Path, clip: clips.Clip) -> Floats:
     try:
-        features = clipfile.parse((folder / clip.path).read_bytes(), clip.path).features
-    except (OSError, clipfile.NotAClip) as e:
+        features = files.parse((folder / clip.path).read_bytes(), clip.path).features
+    except (OSError, files.NotAClip) as e:
         raise DataError(f"{clip.path} changed while it was read ({e}); start again") from e
     if features.shape != (clip.frames, clip.dim):
         raise DataError(f"{clip.path} changed while it was read; start again")

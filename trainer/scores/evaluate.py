@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer import intervals, roc
-from trainer.intervals import Intervals
+from trainer.scores import intervals, roc
+from trainer.scores.intervals import Intervals
 
 Labels = npt.NDArray[np.integer[Any]]
 

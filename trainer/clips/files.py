@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from trainer import labels
-from trainer.cliptree import Entry, Refused
+from trainer.clips import labels
+from trainer.clips.tree import Entry, Refused
 
 KEYS = ("wav2vec_features", "features", "embeddings")
 DTYPES = ("float16", "float32", "float64")

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import augment, dataset
-from trainer.augment import Batch
-from trainer.dataset import DEFAULT, Indices, Normaliser, Packed
-from trainer.preparation import Preparation
+from trainer.data import augment, dataset
+from trainer.data.augment import Batch
+from trainer.data.dataset import DEFAULT, Indices, Normaliser, Packed
+from trainer.data.preparation import Preparation
 
 AHEAD = 2
 # Beside seed and epoch, so that augmentation does not draw the numbers that the order was made of.

@@ -9,10 +9,11 @@ from typing import Any
 
 import keras
 
-from trainer import contract, evaluate
+from trainer import contract
 from trainer.contract import Note
 from trainer.eventlog import EventLog
-from trainer.keeper import Course, Keeper
+from trainer.scores import evaluate
+from trainer.training.keeper import Course, Keeper
 
 # Of an epoch: where they are longer, a stop that was asked for does not wait for a report.
 CHEAP_SECONDS = 10.0
@@ -51,7 +52,7 @@ def is_cheap(course: Course) -> bool:
 def _files(keeper: Keeper, course: Course, speakers: Sequence[str | None]) -> dict[str, bytes]:
     """Every file of the report by its name."""
     # Imported here: what draws is needed once, when training is over.
-    from trainer import drawing, report
+    from trainer.scores import drawing, report
 
     assert course.best is not None
     who, names = keeper.who, keeper.who.report_names

@@ -1,0 +1,1 @@
+"""What predictions are worth, and the page that says so."""
