@@ -17,6 +17,18 @@ from trainer.scores.intervals import Intervals
 
 BEGIN, END = "<!-- results: what follows is written by benchmarks.results -->", "<!-- end of results -->"
 SPLITS = {"speaker": "speakers never heard", "clip": "clips of speakers who were heard"}
+COLUMNS = (
+    "recipe",
+    "accuracy",
+    "95 % interval",
+    "UAR",
+    "95 % interval",
+    "folds held out",
+    "spread",
+    "epochs",
+    "best",
+    "seconds",
+)
 CAP = "†"
 
 Row = dict[str, Any]
@@ -92,13 +104,10 @@ def tables(rows: list[Row]) -> str:
 
 def _section(rows: list[Row]) -> str:
     first = rows[0]
-    speakers = f" of {first['speakers']} speakers" if first["speakers"] else ""
     head = [
         f"## {first['data']}",
         "",
-        f"{first['clips']:,} clips{speakers}, {len(first['classes'])} classes "
-        f"({', '.join(first['classes'])}); content `{first['fingerprint'][:12]}`. "
-        f"Trained on {_machines(rows)}.",
+        _sentence(rows),
         "",
     ]
     names = [r for r in dict.fromkeys(row["recipe"] for row in rows) if r not in recipes.names()]
@@ -108,14 +117,22 @@ def _section(rows: list[Row]) -> str:
     return "\n".join(head)
 
 
+def _sentence(rows: list[Row]) -> str:
+    first = rows[0]
+    speakers = f" of {first['speakers']} speakers" if first["speakers"] else ""
+    classes = f"{len(first['classes'])} classes ({', '.join(first['classes'])})"
+    content = f"content `{first['fingerprint'][:12]}`"
+    return f"{first['clips']:,} clips{speakers}, {classes}; {content}. Trained on {_machines(rows)}."
+
+
 def _table(meaning: str, rows: list[Row], names: Sequence[str]) -> list[str]:
     if not rows:
         return [f"### On {meaning}", "", "Not run.", ""]
     lines = [
         f"### On {meaning}",
         "",
-        "| recipe | accuracy | 95 % interval | UAR | 95 % interval | folds | spread | epochs | best | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * len(COLUMNS)}",
     ]
     for name in names:
         those = [row for row in rows if row["recipe"] == name]
@@ -128,7 +145,7 @@ def _table(meaning: str, rows: list[Row], names: Sequence[str]) -> list[str]:
 
 def _cells(rows: list[Row]) -> str:
     if not rows:
-        return " | ".join(["not run"] + ["–"] * 8)
+        return " | ".join(["not run"] + ["–"] * (len(COLUMNS) - 2))
     found = pooled(rows)
     sure = found.sure.believed
     capped = CAP if any(row["capped"] for row in rows) else ""
