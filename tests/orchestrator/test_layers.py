@@ -32,7 +32,7 @@ ORCHESTRATOR = (
     ("machine", "errors"),
 )
 TRAINER = (
-    ("__main__", "examine"),
+    ("__main__", "examine", "pool"),
     ("training",),
     ("artifacts", "recipes"),
     ("data", "scores"),

@@ -6,6 +6,7 @@ import csv
 import fcntl
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer import clips
+from trainer import clips, pool
 from trainer.clips import DataError, folds
-from trainer.contract import Manifest, RunDir
+from trainer.contract import ContractError, Manifest, RunDir
 from trainer.data import dataset
 from trainer.data.preparation import Preparation
 
@@ -92,7 +93,7 @@ def test_folds_that_cannot_be_are_refused_in_one_sentence(tmp_path: Path) -> Non
         folds.held_out(report, "speaker", 5, 42)
     for i in range(3):
         clip(tmp_path, f"x{i}.npz", emotion="sad", speaker="s1", features=np.eye(7 + i, 3))
-    with pytest.raises(DataError, match="fold . of 4 would leave too few clips of sad to train on"):
+    with pytest.raises(DataError, match=r"fold \d of 4 would leave too few clips of sad to train on"):
         folds.held_out(clips.check(tmp_path), "speaker", 4, 42)
     with pytest.raises(DataError, match="fold 1 of 2 would leave too few clips of sad"):
         folds.held_out(clips.check(tmp_path), "clip", 2, 42)
@@ -142,8 +143,6 @@ def test_its_report_says_that_these_clips_chose_nothing(of_fold_two: RunDir) -> 
 
 
 def test_it_cannot_go_on_as_another_fold(of_fold_two: RunDir, tmp_path: Path) -> None:
-    import shutil
-
     run = RunDir(tmp_path / "run")
     shutil.copytree(of_fold_two.root, run.root)
     spec = json.loads(run.spec.read_bytes())
@@ -151,6 +150,42 @@ def test_it_cannot_go_on_as_another_fold(of_fold_two: RunDir, tmp_path: Path) ->
     add_attempt(run, 2, origin="checkpoint", more_epochs=1)
     assert train(run) == 1
     assert "split differ" in events(run, "ended")[-1].reason
+
+
+def test_folds_are_pooled_clip_by_clip_and_only_with_folds_of_the_same_division(
+    of_fold_two: RunDir, tmp_path: Path
+) -> None:
+    """A second fold is made of the first one's files: its clips are right where the first's are wrong."""
+    other = RunDir(tmp_path / "cv-f1")
+    shutil.copytree(of_fold_two.root, other.root)
+    there = {a.role: other.root / a.path for a in Manifest.parse(other.manifest.read_bytes()).of("best")}
+    about = json.loads(there["evaluation"].read_bytes())
+    there["evaluation"].write_text(json.dumps({**about, "run": "cv-f1", "accuracy": 1.0}))
+    rows = list(csv.DictReader(there["predictions"].read_text().splitlines()))
+    for row in rows:
+        row.update(dict.fromkeys(about["classes"], "0") | {row["label"]: "1"})
+    with there["predictions"].open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    found = pool.pool([other, of_fold_two, RunDir(tmp_path / "cv-f3")])
+    assert found["missing"] == ["cv-f3"]
+    assert (found["of"], found["best"], found["pooled"]["n"]) == (4, "cv-f1", 2 * about["n"])
+    assert found["pooled"]["accuracy"] == pytest.approx((1 + about["accuracy"]) / 2)
+    assert found["mean"]["accuracy"] == pytest.approx((1 + about["accuracy"]) / 2)
+    assert found["deviation"]["accuracy"] == pytest.approx((1 - about["accuracy"]) / 2**0.5)
+    there["evaluation"].write_text(json.dumps({**about, "run": "cv-f1", "seed": 7}))
+    with pytest.raises(ContractError, match="cv-f2 and cv-f1 are no folds of one division: seed differs"):
+        pool.pool([other, of_fold_two])
+
+
+def test_what_holds_out_nothing_is_not_pooled(
+    finished: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pool.main([str(finished.root)]) == 2
+    assert "run holds out no fold" in capsys.readouterr().err
+    assert pool.main([str(tmp_path)]) == 2
+    assert "no fold is evaluated yet" in capsys.readouterr().err
 
 
 def held(run: RunDir) -> Any:
