@@ -169,6 +169,19 @@ def check_data_there(shell: Shell, facts: Facts, code: str, python: str, folder:
     return _json(_checked(shell, argv, f"{folder} could not be looked at", facts, timeout=DATA_PATIENCE))
 
 
+def feature_folders(shell: Shell, folders: Sequence[str]) -> list[tuple[str, int]]:
+    """Those of the folders that hold feature files, as absolute paths without links, and how many files."""
+    script = (
+        'for d; do case $d in "~/"*) d=$HOME/${d#"~/"};; esac; cd "$d" 2>/dev/null || continue; '
+        'printf "%s %s\\n" "$(find -L . -type f \\( -name "*.npz" -o -name "*.npy" \\) 2>/dev/null | wc -l)" '
+        '"$(pwd -P)"; done'
+    )
+    answer = shell.run(["sh", "-c", script, "feature_folders", *folders], timeout=DATA_PATIENCE)
+    rows = [line.split(maxsplit=1) for line in answer.out.decode("utf-8", "replace").splitlines()]
+    counted = {row[1]: int(row[0]) for row in rows if len(row) == 2 and row[0].isdecimal()}
+    return [(path, count) for path, count in counted.items() if count]
+
+
 def examine(shell: Shell, run: Run, code: str, data: str) -> dict[str, Any]:
     """What the run's best model is worth on data there. Raises BadRequest when they do not fit it."""
     return _evaluated(shell, run, code, "trainer.examine", run.folder, data)

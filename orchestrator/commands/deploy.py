@@ -11,6 +11,7 @@ import typer
 
 from orchestrator import bundle, data, providers, settings, start, view
 from orchestrator import run as runs
+from orchestrator import search as search_
 from orchestrator.commands.monitor import watch
 from orchestrator.errors import BadRequest, Ec2emoError
 from orchestrator.follow import Follower
@@ -35,6 +36,12 @@ def command(
         str | None,
         typer.Option("--data", help="A folder of features, remote:PATH on the machine, or demo (synthetic)."),
     ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="List the features in usual folders, and ask which.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask where one answer alone makes sense.")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="The most epochs to train.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
     set_: Annotated[
@@ -65,14 +72,18 @@ def command(
     here = settings.read()
     where = _where(on, here)
     key = str(identity) if identity else here.identity
+    if search and data_:
+        raise BadRequest("--search looks for data, --data names them: choose one of the two")
     named = data_ or here.data
-    if named is None:
+    if named is None and not search:
         raise BadRequest(data.THREE_WAYS)
     providers.wish_for(where, key)  # what cannot be is refused before the data are looked at
     if split not in (None, "speaker", "clip"):
         raise BadRequest(f"--split is speaker or clip, not {split!r:.40}")
     run_id = runs.new_id(chosen.TAG, name)
     store = Store()
+    if search or named is None:
+        named = search_.choose(store, where, key, yes=yes)
     report = _look(named, where, store)
     spec = contract.Spec(
         run=run_id,

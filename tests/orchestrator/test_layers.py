@@ -22,7 +22,7 @@ ORCHESTRATOR = (
     ("__main__",),
     ("cli",),
     ("commands",),
-    ("assess",),
+    ("assess", "search"),
     ("start", "follow", "fetch", "view"),
     ("remote", "data", "landing"),
     ("connect", "providers", "bundle"),
