@@ -206,12 +206,15 @@ class _DataReport:
         return self.page.field(label, words(value), lines=ALL)
 
     def speakers(self) -> str:
-        """How many, and of how many clips they are known."""
+        """How many, the clips of each, and of how many clips they are known."""
         counts, used = self.report["speakers"], self.report["used"]
         known = sum(counts.values())
         if not known:
             return "not known"
-        return f"{len(counts)}" + (f", known for {known} of {used} clips" if known < used else "")
+        least, most = min(counts.values()), max(counts.values())
+        each = f"{least}" if least == most else f"{least} to {most}"
+        unknown = f", known for {known} of {used} clips" if known < used else ""
+        return f"{len(counts)}, {each} clips each{unknown}"
 
     def classes(self) -> Iterator[Item]:
         """Each with its count and a bar."""
