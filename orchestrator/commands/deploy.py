@@ -78,8 +78,7 @@ def command(
     if named is None and not search:
         raise BadRequest(data.THREE_WAYS)
     providers.wish_for(where, key)  # what cannot be is refused before the data are looked at
-    if split not in (None, "speaker", "clip"):
-        raise BadRequest(f"--split is speaker or clip, not {split!r:.40}")
+    data.refuse_split(split)
     run_id = runs.new_id(chosen.TAG, name)
     store = Store()
     if search or named is None:
@@ -95,13 +94,13 @@ def command(
         batch_size=batch_size or chosen.BATCH_SIZE,
         params=params,
         seed=seed,
-        split=split or _split(report),
+        split=data.split_of(report, split) if report else split or "",
         synthetic=bool(report and report.synthetic),
     )
     place = str(data.folder_of(named, store)) if is_folder(named) else named
     run = Run(run_id, spec, where=where, data=place, created=time.time())
     if folds and report:
-        data.refuse_folds(report, spec.split, folds, seed)
+        data.folds(report, spec.split, folds, seed)
     if plan:
         _show_plan(run, report, folds, json=json)
         return
@@ -215,12 +214,6 @@ def _look(named: str, where: str, store: Store) -> Report | None:
     if report.synthetic:
         view.say("these data are SYNTHETIC: the model will know nothing of speech", level="warning")
     return report
-
-
-def _split(report: Report | None) -> str:
-    if report is None:
-        return ""
-    return "speaker" if report.every_speaker_known else "clip"
 
 
 def _show_plan(run: Run, report: Report | None, folds: int | None, *, json: bool) -> None:

@@ -198,6 +198,7 @@ class _DataReport:
             yield self.entry("speakers", self.speakers())
             yield from self.classes()
             yield self.entry("content", report["fingerprint"][:12])
+            yield from self.folds()
         yield from self.problems()
         yield from self.verdict()
 
@@ -229,6 +230,14 @@ class _DataReport:
             drawn = figures.bar(figures.share(count, most), room)[0] if room > 0 else ""
             value = words(f"{name}{padding}  {count:>{digits}}  ", (drawn, "cyan"))
             yield self.page.field("" if i else "classes", value)
+
+    def folds(self) -> Iterator[Item]:
+        """What each would hold out, where that was asked."""
+        for fold in self.report.get("folds", ()):
+            speakers = f", {len(fold['speakers'])} speakers" if fold["speakers"] else ""
+            counts = fold["classes"].values()
+            classes = f"{len(counts)} classes of {min(counts)} to {max(counts)}"
+            yield self.entry(f"fold {fold['fold']}", f"{fold['clips']} clips{speakers}, {classes}")
 
     def problems(self) -> Iterator[Item]:
         """What was left out and what stands in the way, each with its files."""
