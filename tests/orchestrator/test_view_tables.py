@@ -225,7 +225,7 @@ def test_data_that_can_be_trained_on_are_called_ready(capsys: pytest.CaptureFixt
         "96 found, 90 used, 6 left out",
         "embedding, 768 numbers a frame",
         "min 80, median 180.5, max 260",
-        "2, known for 80 of 90 clips",
+        "2, 20 to 60 clips each, known for 80 of 90 clips",
         "calm    8  ━━━━━━━━━━━━━━━\n",
         "a/1.npz: no label in its name\n    and 4 more\n",
         "✓ ready to train on\n",
