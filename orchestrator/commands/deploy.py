@@ -206,11 +206,11 @@ def _look(named: str, where: str, store: Store) -> Report | None:
     with view.progress(f"looking at {folder}", unit="files") as telling:
         report = data.look(folder, store, telling)
     data.refuse_fatal(report)
-    left_out = (
-        f", {len(report.skipped):,} left out ('ec2emo data check' names them)" if report.skipped else ""
-    )
+    left_out = f", {len(report.skipped):,} left out (all: 'ec2emo data check')" if report.skipped else ""
     people = f", {len(report.speakers)} speakers" if report.speakers else ""
     view.say(f"{len(report.used):,} clips of {len(report.classes)} emotions{people}{left_out}")
+    for problem in report.problems:
+        view.say(problem.text, level="warning")
     if report.synthetic:
         view.say("these data are SYNTHETIC: the model will know nothing of speech", level="warning")
     return report

@@ -138,7 +138,7 @@ class _Items:
         host = f" on {progress.host}" if progress.host else ""
         if progress.dataset is None:
             turn = ", ".join(self.snapshot.run.spec.after)
-            first = f"its turn, when {turn} ended, and " if turn else ""
+            first = f"its turn after {turn}, then " if turn else ""
             return f"{first}the data to be read; the trainer has started{host}"
         return f"the first epoch: {progress.dataset.train} clips{host}"
 

@@ -72,6 +72,15 @@ def test_a_run_without_an_epoch_says_what_it_waits_for(moment: str, words: str) 
         assert words in " ".join(" ".join(drawn(MOMENTS[moment], width=width, height=21)).split())
 
 
+def test_a_fold_that_waits_for_others_says_for_which_and_what_it_holds_out() -> None:
+    asked = run()
+    asked = dataclasses.replace(asked, spec=dataclasses.replace(asked.spec, after=["cv-f1", "cv-f2"]))
+    page = " ".join(drawn(snapshot(list(events(0))[:1], asked=asked)))
+    assert "waiting   for its turn after cv-f1, cv-f2, then the data to be read" in page
+    begun = [dataclasses.replace(e, test=300) if isinstance(e, Dataset) else e for e in events(2)]
+    assert "869 val, 300 held out" in " ".join(drawn(snapshot(begun, asked=asked)))
+
+
 def test_the_end_is_a_local_time_and_the_latest_possible() -> None:
     page = "\n".join(drawn(MOMENTS["running"]))
     left = 13 * 41 - 12

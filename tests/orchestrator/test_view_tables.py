@@ -58,6 +58,8 @@ def show_pages() -> None:
     view.recipes_table([(EVIL, EVIL, EVIL)])
     view.recipe_page(EVIL, EVIL, [(EVIL, EVIL, EVIL, EVIL)])
     view.evaluation(EVALUATION | {"run": EVIL, "data": EVIL, "left_out": {EVIL: 3}, "absent": [EVIL]})
+    fold = FOLDS["folds"][0] | {"run": EVIL}
+    view.folds(FOLDS | dict.fromkeys(("run", "best", "recipe", "split"), EVIL) | {"folds": [fold]})
     view.machines_table([{"machine": EVIL, "state": EVIL, "running": [EVIL], "why": EVIL, "provider": EVIL}])
     view.files_table([(EVIL, EVIL, 12, EVIL)])
     view.doctor_table([(EVIL, "fail", EVIL, EVIL)])
@@ -65,6 +67,7 @@ def show_pages() -> None:
     view.data_report(REPORT | {"classes": {EVIL: 3}, "key": EVIL, "fingerprint": EVIL} | BAD)
 
 
+SCORES = ("accuracy", "uar", "macro_f1")
 REPORT: dict[str, Any] = {
     "files": 96,
     "used": 90,
@@ -106,6 +109,22 @@ EVALUATION: dict[str, Any] = {
     "skipped": 2,
     "speakers_shared_with_training": 0,
     "trained_on_these_data": False,
+    "synthetic": False,
+}
+FOLDS: dict[str, Any] = {
+    "run": "cv",
+    "recipe": "v9_attention",
+    "split": "speaker",
+    "of": 3,
+    "folds": [
+        {"run": f"cv-f{i}", "fold": i, "epoch": 9, "n": 50, "speakers": 6, **dict.fromkeys(SCORES, i / 4)}
+        for i in (1, 2)
+    ],
+    "missing": ["cv-f3"],
+    "mean": dict.fromkeys(SCORES, 0.375),
+    "deviation": dict.fromkeys(SCORES, 0.1768),
+    "best": "cv-f2",
+    "pooled": EVALUATION,
     "synthetic": False,
 }
 BAD = {
@@ -246,6 +265,24 @@ def test_a_fatal_problem_is_named_with_its_files(capsys: pytest.CaptureFixture[s
     assert "✗ two sizes: send one\n    b/1.npz\n" in out
     assert out.endswith("✗ cannot be trained on as it is\n")
     assert out.startswith("SYNTHETIC data")
+
+
+def test_folds_are_shown_one_by_one_and_together(capsys: pytest.CaptureFixture[str]) -> None:
+    view.folds(FOLDS)
+    out = capsys.readouterr().out
+    for line in (
+        "cv: 2 of 3 folds by speaker, of v9_attention",
+        "! not evaluated yet: cv-f3",
+        "   2  cv-f2      9     50         6    0.5000  0.5000    0.5000",
+        "accuracy  0.6100  0.5500 to 0.6600   folds 0.3750 ± 0.1768",
+        "clips     100 held out, which chose nothing",
+        "best      cv-f2, if only because its clips are easy",
+    ):
+        assert line in out
+    view.folds(FOLDS | {"deviation": dict.fromkeys(SCORES), "missing": [], "synthetic": True})
+    out = capsys.readouterr().out
+    assert "folds 0.3750\n" in out
+    assert "SYNTHETIC" in out
 
 
 def test_an_evaluation_says_how_sure_it_is_and_of_whom(capsys: pytest.CaptureFixture[str]) -> None:
