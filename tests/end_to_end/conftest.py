@@ -85,6 +85,17 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield body
 
 
+def _mostly(often: str, seldom: str) -> pytest.MarkDecorator:
+    """Both places under `--all`, one of them else."""
+    return pytest.mark.parametrize(
+        "place", [often, pytest.param(seldom, marks=pytest.mark.slow)], indirect=True
+    )
+
+
+mostly_over_ssh = _mostly("ssh", "local")
+mostly_here = _mostly("local", "ssh")
+
+
 @pytest.fixture(params=["local", "ssh"])
 def place(request: pytest.FixtureRequest, ec2emo: Ec2emo, data: Path) -> Iterator[Place]:
     """The same tests on this machine and over SSH."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, Ec2emo, eventually
-from tests.end_to_end.conftest import Place, in_fresh_python
+from tests.conftest import Box, Ec2emo, eventually, free_port
+from tests.end_to_end.conftest import Place, in_fresh_python, mostly_here, mostly_over_ssh
 
 REPRODUCE = """
 import json, pathlib, sys
@@ -107,10 +107,11 @@ def test_the_four_commands_work_as_they_stand_after_init(ec2emo: Ec2emo, data: P
     assert (seen["state"], seen["epoch"]) == ("finished", 3)
 
 
-@pytest.mark.parametrize("victims", [("pid",), ("pid", "supervisor"), ("supervisor", "pid")])
+@mostly_over_ssh
+@pytest.mark.parametrize(
+    "victims", [("pid",), pytest.param(("pid", "supervisor"), marks=pytest.mark.slow), ("supervisor", "pid")]
+)
 def test_after_kill_9_resume_goes_on_at_the_right_epoch(place: Place, victims: tuple[str, ...]) -> None:
-    if place.where == "local" and victims[0] == "supervisor":
-        pytest.skip("the order of the two kills is tried once, over SSH")
     place.deploy(name="killed", epochs=60)
     place.await_checkpoint("killed", 2)
     place.kill("killed", *victims)
@@ -131,6 +132,14 @@ def test_after_kill_9_resume_goes_on_at_the_right_epoch(place: Place, victims: t
     place.ec2emo("download", "killed", "--best")
 
 
+def test_a_rate_for_a_run_that_never_began_is_refused(ec2emo: Ec2emo, data: Path) -> None:
+    nowhere = f"ssh://nobody@127.0.0.1:{free_port()}"
+    ec2emo("deploy", "v9_attention", "--on", nowhere, "--data", str(data), "--name", "early", code=6)
+    assert "no best weights yet" in ec2emo("resume", "early", "--lr", "5e-4", code=2).err
+    assert nowhere in ec2emo("resume", "early", code=6).err
+
+
+@mostly_here
 def test_a_stop_is_told_from_a_failure_and_resume_goes_on(place: Place) -> None:
     place.deploy(name="halted", epochs=60)
     place.await_checkpoint("halted", 1)
@@ -159,6 +168,7 @@ def test_a_trainer_that_cannot_import_tensorflow_says_so(place: Place) -> None:
         (code / "tensorflow.py").unlink()
 
 
+@mostly_over_ssh
 def test_after_a_restart_of_the_machine_the_run_is_lost_and_resumes(place: Place) -> None:
     place.deploy(name="restarted", epochs=60)
     place.await_checkpoint("restarted", 1)
@@ -172,6 +182,7 @@ def test_after_a_restart_of_the_machine_the_run_is_lost_and_resumes(place: Place
     place.ec2emo("stop", "restarted", "--now")
 
 
+@mostly_here
 def test_a_torn_line_is_skipped_and_the_next_attempt_ends_it(place: Place) -> None:
     place.deploy(name="torn", epochs=60)
     place.await_checkpoint("torn", 1)
@@ -198,6 +209,7 @@ def test_resume_refuses_data_that_have_changed(ec2emo: Ec2emo, data: Path, tmp_p
     assert [s["attempt"] for s in place.events("changed", "started")] == [1]
 
 
+@mostly_over_ssh
 def test_download_works_while_training_goes_on(place: Place) -> None:
     place.deploy(name="under-way", epochs=60)
     place.await_checkpoint("under-way", 1)
@@ -211,6 +223,7 @@ def test_download_works_while_training_goes_on(place: Place) -> None:
     place.ec2emo("stop", "under-way", "--now")
 
 
+@mostly_here
 def test_two_terminals_see_the_same_and_ctrl_c_leaves_the_run_alone(place: Place) -> None:
     place.deploy(name="watched", epochs=60)
     watchers = [place.ec2emo.start("monitor", "watched", "--follow") for _ in range(2)]
