@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,7 @@ from orchestrator.store import Store
 from trainer import contract, recipes
 
 if TYPE_CHECKING:
+    from orchestrator.shell import Shell
     from trainer.clips import Report
 
 HOLD_SECONDS = 20.0  # how long deploy waits for the trainer's first word
@@ -113,27 +114,32 @@ def command(
 
 
 def _begin(store: Store, all_: list[Run], key: str | None, report: Report | None) -> list[Follower]:
-    """The first start of each run; all are written down before any is started."""
+    """The first start of each run, on one machine; all are written down before any is started."""
     for run in all_:
         store.create(run)
     followers: list[Follower] = []
     for run in all_:
-        attempt = contract.Attempt(number=0, token=runs.new_token())
+        machine = followers[0].run.machine if followers else None
         try:
-            with view.progress(f"{run.id} on {run.where}", unit="bytes") as telling:
-                begun, shell = start.begin(
-                    store, run, attempt, key=key, report=report, telling=start.Telling(telling.phase, telling)
-                )
+            begun, shell = _start(store, dataclasses.replace(run, machine=machine), key, report)
         except Ec2emoError:
             for left in all_[len(followers) :]:
                 view.say(
-                    f"{left.id} is written down: once that is mended, 'ec2emo resume {left.id}' goes on "
-                    "with it"
+                    f"{left.id} is written down: once that is mended, 'ec2emo resume {left.id}' starts it"
                 )
             raise
-        shell.close()
-        followers.append(Follower(store, begun))
+        if followers:
+            shell.close()
+        followers.append(Follower(store, begun, None if followers else shell))
     return followers
+
+
+def _start(store: Store, run: Run, key: str | None, report: Report | None) -> tuple[Run, Shell]:
+    attempt = contract.Attempt(number=0, token=runs.new_token())
+    with view.progress(f"{run.id} on {run.where}", unit="bytes") as telling:
+        return start.begin(
+            store, run, attempt, key=key, report=report, telling=start.Telling(telling.phase, telling)
+        )
 
 
 def _folds_started(group: str, followers: list[Follower], *, follow: bool, json: bool) -> None:
@@ -182,7 +188,7 @@ def _recipe(name: str, settings_: list[str]) -> tuple[recipes.Recipe, dict[str, 
         raise BadRequest(f"--set {wrong[0]!r:.60} is not of the form KEY=VALUE")
     try:
         module = recipes.load(name)
-        return module, asdict(recipes.make_params(module, pairs))
+        return module, dataclasses.asdict(recipes.make_params(module, pairs))
     except ValueError as e:
         raise BadRequest(str(e)) from e
 

@@ -317,9 +317,10 @@ def test_a_second_look_at_seven_thousand_files_takes_less_than_half_a_second(tmp
     clips.check(data, cache=cache)
     best = 9.0
     for _ in range(3):
-        began = time.perf_counter()
+        # Of the processor: how long others keep it says nothing about this.
+        began = time.process_time()
         report = clips.check(data, cache=cache)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.process_time() - began)
     assert report.files == 7000
     assert best < 0.5
 
@@ -360,6 +361,24 @@ def test_the_same_features_stored_otherwise_are_one_clip_and_with_two_labels_non
     report = clips.check(tmp_path)
     assert reasons(report) == dict.fromkeys(("t.npz", "u.npz"), "the same features as sad_0.npz")
     assert kinds(report, fatal=False) == {"duplicate"}
+
+
+def test_statistics_between_the_clips_are_called_so_and_never_counted(tmp_path: Path) -> None:
+    good(tmp_path)
+    np.save(tmp_path / "mean.npy", np.zeros(768))
+    np.save(tmp_path / "audio_std_v9.npy", np.ones((1, 2048)))
+    np.savez(tmp_path / "wav2vec_stats.npz", features=np.arange(8.0).reshape(2, 4))
+    np.save(tmp_path / "meaning.npy", np.zeros(768))
+    report = clips.check(tmp_path)
+    kind = {s.path: s.kind for s in report.skipped}
+    assert [path for path, k in kind.items() if k == "statistics"] == [
+        "audio_std_v9.npy",
+        "mean.npy",
+        "wav2vec_stats.npz",
+    ]
+    assert kind["meaning.npy"] == "not-2d"
+    assert len(report.used) == 4
+    assert kinds(report, fatal=False) == {"not-2d", "statistics"}
 
 
 def test_a_clip_in_which_nothing_happens_is_constant_and_one_of_a_single_frame_is_not(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import lzma
 import math
+import re
 import struct
 import tokenize
 import zipfile
@@ -29,6 +30,8 @@ MAX_BYTES = 256 * 2**20
 _MAX_WORD_BYTES = 4096
 _MAX_HEADER = 10_000
 _GROUPS = 16
+# What programs that train leave between the clips: audio_mean.npy, feature_std_v9.npy, label_classes.npy.
+_STATISTICS = re.compile(r"(^|_)(mean|std|var|scaler?|stats?|classes)(_\w+)?\.np[yz]$", re.I)
 # Everything zipfile and numpy were seen to raise on damaged files.
 _UNREADABLE = (
     OSError,
@@ -98,6 +101,8 @@ def look(entry: Entry) -> Clip | Refused:
         contents = parse(data, entry.path)
         return _clip(entry, contents, hashlib.sha256(data).hexdigest())
     except NotAClip as e:
+        if e.kind in ("not-2d", "no-label") and _STATISTICS.search(entry.path.rsplit("/", 1)[-1]):
+            return Refused(entry.path, "statistics", f"statistics, by its name, and no clip: {e}")
         return Refused(entry.path, e.kind, str(e))
     except OSError as e:
         return Refused(entry.path, "unreadable", f"cannot be read: {e.strerror or e}")
