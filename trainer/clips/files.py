@@ -101,7 +101,7 @@ def look(entry: Entry) -> Clip | Refused:
         contents = parse(data, entry.path)
         return _clip(entry, contents, hashlib.sha256(data).hexdigest())
     except NotAClip as e:
-        if e.kind in ("not-2d", "no-label") and _STATISTICS.search(entry.path.rsplit("/", 1)[-1]):
+        if e.kind in ("not-2d", "no-label", "constant") and _STATISTICS.search(entry.path.rsplit("/", 1)[-1]):
             return Refused(entry.path, "statistics", f"statistics, by its name, and no clip: {e}")
         return Refused(entry.path, e.kind, str(e))
     except OSError as e:
