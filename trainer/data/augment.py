@@ -58,8 +58,8 @@ def warp(batch: Batch, share: float, random: np.random.Generator) -> Batch:
     as much of the bands (vocal tract length perturbation, Jaitly and Hinton 2013).
     """
     n, _, dim = batch.frames.shape
-    factor = random.uniform(1 - share, 1 + share, n)[:, None]
-    shift = random.uniform(-share / 2, share / 2, n)[:, None] * dim
+    factor = random.uniform(1 - share, 1 + share, (n, 1))
+    shift = random.uniform(-share / 2, share / 2, (n, 1)) * dim
     bands = np.swapaxes(batch.frames, 1, 2)
     warped = _between(bands, np.arange(dim) * factor + shift, np.full(n, dim - 1))
     return _tidy(replace(batch, frames=np.ascontiguousarray(np.swapaxes(warped, 1, 2))))

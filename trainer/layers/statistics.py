@@ -64,7 +64,7 @@ class AttentiveStatistics(_Statistics):
 
     def __init__(self, heads: int, units: int = 64, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.heads, self.units = self._parts, self.units = heads, units
+        self.heads, self.units, self._parts = heads, units, heads
         self.hidden = keras.layers.Dense(units, activation="tanh", name="hidden")
         self.scores = keras.layers.Dense(heads, name="scores")
 

@@ -13,9 +13,9 @@ Which of the two it is `features` says, and for `auto` the number of dimensions 
 120 and 128 are how many bands mel spectrograms have, all else is an embedding.
 
 Training clips change at every turn: tempo, noise, blanked spans (SpecAugment,
-https://arxiv.org/abs/1904.08779), MixUp (https://arxiv.org/abs/1710.09412), and spectra are warped as another vocal tract would (VTLP, Jaitly and
-Hinton 2013). AdamW (https://arxiv.org/abs/1711.05101) follows a warm-up and one cosine, which alone decides
-when it is over: `patience` is longer than the run.
+https://arxiv.org/abs/1904.08779), MixUp (https://arxiv.org/abs/1710.09412), and spectra are warped as another
+vocal tract would (VTLP, Jaitly and Hinton 2013). AdamW (https://arxiv.org/abs/1711.05101) follows a warm-up
+and one cosine, which alone decides when it is over: `patience` is longer than the run.
 """
 
 from __future__ import annotations
