@@ -12,7 +12,7 @@ import tensorflow as tf
 from trainer.data import augment, dataset
 from trainer.data.augment import Batch
 from trainer.data.dataset import DEFAULT, Indices, Normaliser, Packed
-from trainer.data.preparation import Preparation
+from trainer.data.preparation import Preparation, is_spectrum
 
 AHEAD = 2
 # Beside seed and epoch, so that augmentation does not draw the numbers that the order was made of.
@@ -63,10 +63,17 @@ class Training:
         )
 
     def _augmented(self, batch: Batch, random: np.random.Generator) -> Batch:
-        if self._asked.noise:
-            batch = augment.add_noise(batch, self._asked.noise, random)
-        if self._asked.mixup:
-            batch = augment.mix(batch, self._asked.mixup, random)
+        asked = self._asked
+        if asked.stretch:
+            batch = augment.stretch(batch, asked.stretch, random)
+        if asked.warp and is_spectrum(asked.features, self._packed.dim):
+            batch = augment.warp(batch, asked.warp, random)
+        if asked.noise:
+            batch = augment.add_noise(batch, asked.noise, random)
+        if asked.masks:
+            batch = augment.blank(batch, asked.masks, random)
+        if asked.mixup:
+            batch = augment.mix(batch, asked.mixup, random)
         return batch
 
 

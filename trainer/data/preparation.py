@@ -5,6 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CLASS_WEIGHTS = ("max_count", "balanced", "none")
+FEATURES = ("auto", "spectrum", "embedding")
+# How many bands mel spectrograms are usually made of; 96 is left out, being an embedding's as often.
+BANDS = (23, 26, 40, 60, 64, 80, 120, 128)
+
+
+def is_spectrum(features: str, dim: int) -> bool:
+    """Whether neighbouring dimensions are neighbouring frequencies: said in `features`, one of `FEATURES`, or
+    for `auto` judged by their number.
+    """
+    return features == "spectrum" or (features == "auto" and dim in BANDS)
 
 
 @dataclass(frozen=True)
@@ -15,7 +25,9 @@ class Preparation:
     `validation` is the share to validate on; with `adaptive` it is the least share, and each class keeps two
     clips on each side where it has four. `class_weights` is one of `CLASS_WEIGHTS`. `one_hot` gives the loss
     a row of class shares for each clip and not an index. `noise` is the deviation of what is added to real
-    frames, `mixup` the alpha of MixUp; both are for training alone, and 0 is without.
+    frames, `mixup` the alpha of MixUp, `stretch` by which share a clip may become longer or shorter, `warp`
+    by which share the frequencies of a spectrum may, `masks` how many spans of frames and how many of
+    dimensions are blanked; all are for training alone, and 0 is without. `features` is one of `FEATURES`.
     """
 
     percentile: float = 98.0
@@ -26,6 +38,10 @@ class Preparation:
     one_hot: bool = False
     noise: float = 0.0
     mixup: float = 0.0
+    stretch: float = 0.0
+    warp: float = 0.0
+    masks: int = 0
+    features: str = "auto"
 
     def __post_init__(self) -> None:
         if self.class_weights not in CLASS_WEIGHTS:
