@@ -118,8 +118,8 @@ def started(follower: Follower, *, follow: bool, json: bool) -> None:
     finally:
         follower.close()
     if json:
-        body = snapshot.to_dict()
-        view.json_line({k: body[k] for k in ("run", "recipe", "machine", "state", "attempt")})
+        now = {"state": snapshot.verdict.state, "attempt": snapshot.progress.attempt}
+        view.json_line({**describe(snapshot.run), **now})
         return
     view.show(snapshot)
 

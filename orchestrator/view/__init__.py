@@ -5,12 +5,13 @@ from orchestrator.view.live import follow, show
 from orchestrator.view.reports import data_report, doctor_table, evaluation, plan, recipe_page, recipes_table
 from orchestrator.view.status import status_block
 from orchestrator.view.tables import files_table, machines_table, runs_table
-from orchestrator.view.terminal import ask, confirm, data, error, json_line, say
+from orchestrator.view.terminal import ask, bell, confirm, data, error, json_line, say
 from orchestrator.view.text import plain
 
 __all__ = [
     "Report",
     "ask",
+    "bell",
     "confirm",
     "data",
     "data_report",

@@ -23,12 +23,13 @@ LAYERS = (
     ("cli",),
     ("commands",),
     ("assess",),
+    ("notify",),
     ("start", "follow", "fetch", "view"),
-    ("remote", "data", "landing"),
-    ("connect", "providers", "bundle"),
+    ("remote", "data", "landing", "published"),
+    ("connect", "providers", "bundle", "hints"),
     ("ssh",),
     ("shell", "store", "progress"),
-    ("run", "settings"),
+    ("run", "settings", "health"),
     ("machine", "errors"),
 )
 LIGHT_HALF = {"contract", "clips", "demo", "recipes"}
