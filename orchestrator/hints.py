@@ -13,7 +13,7 @@ from typing import Literal
 from orchestrator.progress import METRIC, Progress
 
 PLATEAU_EPOCHS = 5  # without a better val_accuracy
-FLAT_EPOCHS = 5  # with the very same value
+FLAT_EPOCHS = 8  # with the very same value
 RISING_EPOCHS = 3  # of val_loss since its lowest, while the training loss falls
 OVERFITTING = 0.15  # accuracy this far above val_accuracy
 CHANCE_EPOCHS = 5  # before nothing better than chance is worth a word
@@ -50,7 +50,7 @@ def _flat(progress: Progress) -> Hint | None:
         values = _values(progress, name)
         run = _unchanged(values)
         if run >= FLAT_EPOCHS and math.isfinite(values[-1]):
-            return Hint("flat", f"{name} has been exactly {values[-1]:.4g} for {run} epochs")
+            return Hint("flat", f"{name} {values[-1]:.4g} for {run} epochs")
     return None
 
 
@@ -71,7 +71,7 @@ def _overfitting(progress: Progress) -> Hint | None:
     lowest = min(known, default=(math.nan, len(val_loss)))[1]
     since = len(val_loss) - 1 - lowest
     if since >= RISING_EPOCHS and loss[-1] < loss[lowest] and val_loss[-1] > val_loss[lowest]:
-        return Hint("overfitting", f"val_loss lowest at epoch {progress.points[lowest].epoch}, loss falls on")
+        return Hint("overfitting", f"val_loss was lowest at epoch {progress.points[lowest].epoch}")
     gap = progress.gap
     if gap is not None and gap > OVERFITTING:
         return Hint("overfitting", f"accuracy is {gap:.2f} above {METRIC}")

@@ -195,10 +195,8 @@ def next_step(snapshot: Snapshot) -> str:
     """What to type next."""
     run = snapshot.run.id
     match snapshot.verdict.state:
-        case "starting" | "running":
+        case "starting" | "running" | "stalled":
             return f"ec2emo monitor {run} --follow"
-        case "stalled":
-            return f"ec2emo ssh {run}"
         case "finished":
             return f"ec2emo download {run} --best"
         case "unreachable":
