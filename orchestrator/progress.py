@@ -66,6 +66,16 @@ class Progress:
         return max(scored, key=lambda pair: pair[0], default=(0.0, None))[1]
 
     @property
+    def best_value(self) -> float:
+        """The highest val_accuracy; below all others where there is none."""
+        return _value(self.best) if self.best else -math.inf
+
+    def course(self, metric: str) -> list[float | None]:
+        """A metric from the first epoch on, None for epochs without it."""
+        values = {p.epoch: p.metrics.get(metric) for p in self.points}
+        return [values.get(epoch) for epoch in range(1, (self.last.epoch if self.last else 0) + 1)]
+
+    @property
     def seconds_per_epoch(self) -> float | None:
         """The median of the latest epochs' durations."""
         recent = [p.seconds for p in self.points[-RECENT_EPOCHS:]]

@@ -14,26 +14,28 @@ from orchestrator.view.text import clip, words
 LABEL = 7  # cells: a figure and a space
 # The bit of each dot of a braille character, by row from the top and column (Unicode, block 2800).
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-_BLANK, _BEST = 0x2800, "●"
+_BLANK = 0x2800
 
 
 @dataclass(frozen=True)
 class Line:
-    """A course of values, None where there is no number. A dotted one is told from others without colour."""
+    """A course of values, None where there is no number. A dotted one is told from others without colour;
+    `mark` is the index of a value and a sign to put there.
+    """
 
     name: str
     values: Sequence[float | None]
     style: str
     dotted: bool = False
+    mark: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines over each other, the first on top; `best` is the index of a value of the first to be marked."""
+    """Lines over each other, the first on top, and all marks above them."""
 
     title: str
     lines: tuple[Line, ...]
-    best: int | None = None
 
     def drawn(self, width: int, rows: int) -> list[Text]:
         """A title and `rows` lines, each of `width` cells."""
@@ -43,8 +45,8 @@ class Chart:
         canvas = _Canvas(plot, rows, low, high)
         for line in reversed(self.lines):
             canvas.draw(line)
-        if self.best is not None:
-            canvas.mark(self.lines[0], self.best)
+        for line in reversed(self.lines):
+            canvas.mark(line)
         labels = {0: number(high), rows - 1: number(low)} if known else {}
         body = [
             words(f"{clip(labels.get(y, ''), LABEL - 1):>{LABEL - 1}} ", *canvas.row(y)) for y in range(rows)
@@ -54,7 +56,8 @@ class Chart:
     def _head(self, width: int) -> Text:
         legend = words(f"{'':{LABEL}}", (self.title, "bold"))
         for line in self.lines:
-            legend.append_text(words(f"  {'┄' if line.dotted else '━'} ", (line.name, line.style)))
+            sign = line.mark[1] if line.mark else "┄" if line.dotted else "━"
+            legend.append_text(words("  ", (f"{sign} {line.name}", line.style)))
         legend.truncate(width, pad=True)
         return legend
 
@@ -66,7 +69,7 @@ class _Canvas:
         self._width, self._rows, self._low, self._high = width, rows, low, high
         self._bits = [[0] * width for _ in range(rows)]
         self._styles = [[""] * width for _ in range(rows)]
-        self._marks: dict[tuple[int, int], str] = {}
+        self._marks: dict[tuple[int, int], tuple[str, str]] = {}
 
     def draw(self, line: Line) -> None:
         before: tuple[int, int] | None = None
@@ -77,15 +80,15 @@ class _Canvas:
                     self._dot(x, y, line.style)
             before = here
 
-    def mark(self, line: Line, i: int) -> None:
-        if place := self._place(line, i):
+    def mark(self, line: Line) -> None:
+        if line.mark and (place := self._place(line, line.mark[0])):
             x, y = place
-            self._marks[y // 4, x // 2] = _BEST
+            self._marks[y // 4, x // 2] = line.mark[1], f"bold {line.style}"
 
     def row(self, y: int) -> Iterator[tuple[str, str]]:
         for x in range(self._width):
             if (y, x) in self._marks:
-                yield self._marks[y, x], "bold green"
+                yield self._marks[y, x]
             else:
                 yield chr(_BLANK + self._bits[y][x]), self._styles[y][x]
 

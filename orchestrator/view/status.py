@@ -194,10 +194,11 @@ class _Items:
         best = self.progress.best
         drawn = []
         for name in ("accuracy", "loss"):
-            validation = Line("val", [p.metrics.get(f"val_{name}") for p in points], "cyan")
+            mark = (points.index(best), "●") if best and name == "accuracy" else None
+            values = [p.metrics.get(f"val_{name}") for p in points]
+            validation = Line("val", values, "cyan", mark=mark)
             training = Line("train", [p.metrics.get(name) for p in points], "magenta", dotted=True)
-            at = points.index(best) if best and name == "accuracy" else None
-            drawn.append(Chart(name, (validation, training), at))
+            drawn.append(Chart(name, (validation, training)))
         if self.page.width < WIDE:
             lines = drawn[0].drawn(min(self.page.width, 60), rows)
         else:

@@ -26,7 +26,7 @@ LAYERS = (
     ("notify",),
     ("start", "follow", "fetch", "view"),
     ("remote", "data", "landing", "published"),
-    ("connect", "providers", "bundle", "hints"),
+    ("connect", "providers", "bundle", "hints", "history"),
     ("ssh",),
     ("shell", "store", "progress"),
     ("run", "settings", "health"),

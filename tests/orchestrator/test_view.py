@@ -111,7 +111,7 @@ def test_the_five_blocks_of_health_fit_a_small_window() -> None:
     )
     assert "load 3.2 on 8 cores" in page
     assert "lr  0.0003" in page and "gap 0.0000" in page
-    assert "accuracy  ━ val  ┄ train" in page and "loss  ━ val  ┄ train" in page
+    assert "accuracy  ● val  ┄ train" in page and "loss  ━ val  ┄ train" in page
 
 
 def test_without_a_gpu_that_is_said_and_a_broken_one_with_the_reason() -> None:
