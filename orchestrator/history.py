@@ -58,11 +58,15 @@ def _told(store: Store, run: Run) -> Progress:
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
-    """What was asked differently, by name: one value for each run, None where it was not asked."""
+    """What was asked differently, by name: one value for each run, None where it was not asked.
+
+    A parameter that only one of them knows is no difference: it belongs to its recipe.
+    """
     asked = [_asked(run) for run in runs]
     names = dict.fromkeys(name for one in asked for name in one)
     values = {name: [one.get(name) for one in asked] for name in names}
-    return {name: each for name, each in values.items() if any(v != each[0] for v in each)}
+    shared = {name: each for name, each in values.items() if sum(name in one for one in asked) > 1}
+    return {name: each for name, each in shared.items() if any(v != each[0] for v in each)}
 
 
 def _asked(run: Run) -> dict[str, Any]:

@@ -17,7 +17,8 @@ import paramiko
 
 from orchestrator.errors import ContactLost
 from orchestrator.machine import Machine
-from orchestrator.shell import READ_LIMIT, Input, OnLine, Result, Sink
+from orchestrator.shell import READ_LIMIT, Input, OnLine, PortIn, Result, Sink, listening, watched
+from orchestrator.ssh.tunnel import tunnel
 from orchestrator.ssh.way import CONNECT_TIMEOUT, close, connect, words
 
 KEEPALIVE_SECONDS = 15
@@ -93,6 +94,16 @@ class SSHShell:
                     into.write(piece)
             if self._exit_code(channel) != 0:
                 raise FileNotFoundError(path)
+
+    @contextlib.contextmanager
+    def serve(self, argv: Sequence[str], port_in: PortIn, port: int = 0) -> Iterator[int]:
+        """See Shell.serve. Loopback on both ends; every connection is a channel of the one there is."""
+        with self._channel(watched(argv)) as channel:
+            channel.set_combine_stderr(True)
+            with self._contact():
+                there = listening(iter(channel.makefile("rb").readline, b""), port_in)
+            with tunnel(self._transport, there, port) as here:
+                yield here
 
     def close(self) -> None:
         """See Shell.close."""
