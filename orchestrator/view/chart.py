@@ -76,7 +76,7 @@ class _Canvas:
         for i in range(len(line.values)):
             here = self._place(line, i)
             for x, y in _between(before or here, here) if here else ():
-                if not (line.dotted and x % 3):
+                if not (line.dotted and x % 2):
                     self._dot(x, y, line.style)
             before = here
 

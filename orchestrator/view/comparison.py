@@ -11,7 +11,7 @@ from orchestrator.history import Known
 from orchestrator.progress import METRIC
 from orchestrator.view import figures
 from orchestrator.view.chart import Chart, Line
-from orchestrator.view.tables import Column, table
+from orchestrator.view.tables import Column, laid_out
 from orchestrator.view.terminal import PIPED_WIDTH, paper, put
 from orchestrator.view.text import clip, words
 
@@ -37,17 +37,19 @@ Differed = Mapping[str, Sequence[Any]]
 def compared(runs: Sequence[Known], differed: Differed) -> None:
     """The best first, as they come."""
     target = paper()
+    chart = min(target.width if target.is_terminal else PIPED_WIDTH, WIDEST)
+    put(target, lines(runs, differed, target.width, chart))
+
+
+def lines(runs: Sequence[Known], differed: Differed, room: int, chart: int) -> list[Text]:
+    """The tables in so many cells, and the curves in so many."""
+    made = []
     if any(one.run.spec.synthetic for one in runs):
-        put(
-            target, [words(("SYNTHETIC", "bold reverse"), " data: the figures say nothing about real speech")]
-        )
-    _scores(runs)
-    put(target, [words()])
-    _differences(runs, differed)
-    put(target, list(_curves(runs, min(target.width if target.is_terminal else PIPED_WIDTH, WIDEST))))
+        made += [words(("SYNTHETIC", "bold reverse"), " data: the figures say nothing about real speech")]
+    return [*made, *_scores(runs, room), words(), *_differences(runs, differed, room), *_curves(runs, chart)]
 
 
-def _scores(runs: Sequence[Known]) -> None:
+def _scores(runs: Sequence[Known], room: int) -> list[Text]:
     columns = [
         Column("#"),
         Column("run"),
@@ -59,7 +61,7 @@ def _scores(runs: Sequence[Known]) -> None:
         Column("state", 4),
         Column("recipe", 6),
     ]
-    table(columns, [_score(i, one) for i, one in enumerate(runs, 1)])
+    return laid_out(columns, [_score(i, one) for i, one in enumerate(runs, 1)], room)
 
 
 def _score(i: int, one: Known) -> list[str]:
@@ -78,13 +80,12 @@ def _score(i: int, one: Known) -> list[str]:
     ]
 
 
-def _differences(runs: Sequence[Known], differed: Differed) -> None:
+def _differences(runs: Sequence[Known], differed: Differed, room: int) -> list[Text]:
     if not differed:
-        put(paper(), [words("asked alike: they differ in nothing but their names")])
-        return
+        return [words("asked alike: they differ in nothing but their names")]
     columns = [Column("differs"), *(Column(f"#{i}") for i, _ in enumerate(runs, 1))]
     rows = [[name, *("-" if v is None else _short(v) for v in values)] for name, values in differed.items()]
-    table(columns, rows)
+    return laid_out(columns, rows, room)
 
 
 def _short(value: Any) -> str:
@@ -96,13 +97,13 @@ def _curves(runs: Sequence[Known], width: int) -> Iterator[Text]:
     longest = max(map(len, courses))
     if longest < 2:
         return
-    lines = []
+    drawn = []
     for i, (one, course) in enumerate(zip(runs, courses, strict=True)):
         best = one.progress.best
         mark = (best.epoch - 1, str(i + 1)) if best else None
         padded = course + [None] * (longest - len(course))
-        lines.append(Line(clip(one.run.id, NAME), padded, STYLES[i], mark=mark))
+        drawn.append(Line(clip(one.run.id, NAME), padded, STYLES[i], mark=mark))
     yield words()
-    yield from Chart(METRIC, tuple(lines)).drawn(width, ROWS)
+    yield from Chart(METRIC, tuple(drawn)).drawn(width, ROWS)
     right = f"epoch {longest}"
     yield words(f"{'':7}1{right:>{max(0, width - 8)}}")

@@ -12,7 +12,7 @@ from rich.text import Text
 from orchestrator.progress import State
 from orchestrator.view import figures
 from orchestrator.view.status import LOOKS
-from orchestrator.view.terminal import Screen, paper, put
+from orchestrator.view.terminal import paper, put
 from orchestrator.view.text import clip, plain, words
 
 GAP = 2
@@ -129,27 +129,32 @@ def _cell(key: str, value: Any) -> Styled:
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[Styled]]) -> None:
     """Columns side by side, as many as fit. Without rows, nothing."""
+    target = paper()
+    put(target, laid_out(columns, rows, target.width))
+
+
+def laid_out(columns: Sequence[Column], rows: Iterable[Sequence[Styled]], room: int) -> list[Text]:
+    """The lines of a table in so many cells; none without rows."""
     cells = [[_plain(cell) for cell in row] for row in rows]
     if not cells:
-        return
-    target = paper()
+        return []
     widths = [
         max(cell_len(column.title), *(cell_len(row[i][0]) for row in cells))
         for i, column in enumerate(columns)
     ]
-    shown = _shown(columns, widths, target)
+    shown = _shown(columns, widths, room)
     # What still does not fit is taken from the widest.
-    while sum(widths[i] + GAP for i in shown) - GAP > target.width and max(widths[i] for i in shown) > 4:
+    while sum(widths[i] + GAP for i in shown) - GAP > room and max(widths[i] for i in shown) > 4:
         widest = max(shown, key=lambda i: widths[i])
         widths[widest] -= 1
     heads = [(column.title, "bold") for column in columns]
     rights = [column.right for column in columns]
-    put(target, [_line([(row[i], widths[i], rights[i]) for i in shown]) for row in (heads, *cells)])
+    return [_line([(row[i], widths[i], rights[i]) for i in shown]) for row in (heads, *cells)]
 
 
-def _shown(columns: Sequence[Column], widths: Sequence[int], target: Screen) -> list[int]:
+def _shown(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
     shown = list(range(len(columns)))
-    while sum(widths[i] + GAP for i in shown) - GAP > target.width:
+    while sum(widths[i] + GAP for i in shown) - GAP > room:
         last = max(shown, key=lambda i: columns[i].rank)
         if columns[last].rank == 0:
             break

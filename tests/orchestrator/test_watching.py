@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.commands import runs
+from orchestrator.errors import BadRequest
 from orchestrator.machine import Machine
 from tests.conftest import Box, Ec2emo, eventually
 from tests.orchestrator.followed import CHATTER, There, end, epoch, started
@@ -138,7 +140,7 @@ def test_a_command_is_told_how_it_ended_and_the_exit_code_is_the_runs(
 
 def test_what_cannot_be_notified_is_a_warning_and_no_other_exit_code(there: There, ec2emo: Ec2emo) -> None:
     over(there)
-    for how in ("echo no such thing >&2; exit 3", "http://127.0.0.1:1/x", "https://"):
+    for how in ("echo no such thing >&2; exit 3", "http://127.0.0.1:1/x"):
         done = ec2emo("monitor", "--follow", "--notify-with", how)
         assert "nobody could be notified of the end of a-run" in done.err
     assert "add --follow" in ec2emo("monitor", "--notify", code=2).err
@@ -174,20 +176,25 @@ def test_a_terminal_rings(there: There) -> None:
 # Runs, compared
 
 
-def test_runs_are_filtered_by_what_they_are(there: There, ec2emo: Ec2emo) -> None:
+def test_runs_are_filtered_by_what_they_are(
+    there: There, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     over(there)
-    ec2emo("monitor")
+    there.follower().once()
+    monkeypatch.setenv("EC2EMO_HOME", str(there.store.root))
 
-    def listed(*argv: str) -> list[str]:
-        return [json.loads(line)["run"] for line in ec2emo("runs", "--json", *argv).out.splitlines()]
+    def listed(**options: str) -> list[str]:
+        runs.command(**{"recipe": None, "state": None, "on": None, "since": None, **options, "json": True})  # type: ignore[arg-type]
+        return [json.loads(line)["run"] for line in capsys.readouterr().out.splitlines()]
 
-    assert listed() == listed("--recipe", "v9_attention") == listed("--state", "finished") == ["a-run"]
-    assert listed("--on", "loc") == listed("--since", "1970-01-01") == ["a-run"]
-    for none in (("--recipe", "v8"), ("--state", "failed"), ("--on", "ssh"), ("--since", "2w")):
-        assert listed(*none) == []
-    assert "none of 1 runs is like that" in ec2emo("runs", "--state", "lost").err
-    assert "there is no state" in ec2emo("runs", "--state", "fine", code=2).err
-    assert "neither like 90m" in ec2emo("runs", "--since", "yesterday", code=2).err
+    assert listed() == listed(recipe="v9_attention") == listed(state="finished") == ["a-run"]
+    assert listed(on="loc") == listed(since="1970-01-01") == ["a-run"]
+    assert listed(recipe="v8") == listed(state="failed") == listed(on="ssh") == listed(since="2w") == []
+    runs.command(state="lost")
+    assert "none of 1 runs is like that" in capsys.readouterr().err
+    for wrong, said in (({"state": "fine"}, "there is no state"), ({"since": "then"}, "neither like 90m")):
+        with pytest.raises(BadRequest, match=said):
+            runs.command(**wrong)  # type: ignore[arg-type]
 
 
 def second(there: There, spec: dict[str, Any], *values: float) -> None:
@@ -237,26 +244,17 @@ def test_nothing_hostile_reaches_a_person_or_a_program_by_any_command(
     there.tell(Ended(t=9.0, status="failed", reason=EVIL))
     there.run_dir.log.write_bytes("\n".join(HOSTILE).encode("utf-8", "surrogatepass") + b"\n\x1b]0;torn")
     page = tmp_path / "page.html"
-    commands = (
-        ("monitor",),
-        ("monitor", "--follow"),
-        ("monitor", "--log", "--lines", "99"),
-        ("monitor", "--follow", "--log"),
-        ("monitor", "--json"),
-        ("runs",),
-        ("compare", "a-run", "b-run", "--html", str(page)),
-    )
     ec2emo("monitor", code=1)
     second(there, {"recipe": EVIL.encode("ascii", "replace").decode(), "params": {"x": EVIL}})
-    for argv in commands:
+    compare = ("compare", "a-run", "b-run", "--html", str(page))
+    for argv in (("monitor", "a-run", "--json"), ("monitor", "a-run"), ("runs",)):
         done = ec2emo(*argv, code=None)
         assert acting(done.out) == acting(done.err) == set(), argv
+    for argv in (("monitor", "a-run", "--follow"), ("monitor", "a-run", "--log", "--lines", "99"), compare):
         ended = on_terminal(there, *argv)
         assert foreign(ended.said) == set(), argv
         assert "Traceback" not in ended.said
-    assert (
-        "[link=http://evil.example]markup[/link]" in ec2emo("monitor", "--log", "--lines", "99", code=1).out
-    )
+        assert "[link=http://evil.example]markup[/link]" in ended.said or argv == compare
     assert acting(page.read_text()) == set()
     assert "<1click" not in page.read_text() and "&lt;" in page.read_text()
 
