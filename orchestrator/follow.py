@@ -24,7 +24,7 @@ from orchestrator.shell import READ_LIMIT, Shell
 from orchestrator.store import Store
 from trainer.contract import ContractError, decode
 
-POLL_SECONDS = 0.4
+POLL_SECONDS = 0.25
 SILENCE_SECONDS = 5.0  # after so long without a byte, ask whether it lives
 HEALTH_SECONDS = 10.0  # after so long, ask how the machine is doing
 RETRY_SECONDS = 0.3  # to a machine out of reach: one packet is asked whether the link is back

@@ -12,7 +12,7 @@ from orchestrator.progress import METRIC
 from orchestrator.view import figures
 from orchestrator.view.chart import Chart, Line
 from orchestrator.view.tables import Column, laid_out
-from orchestrator.view.terminal import PIPED_WIDTH, paper, put
+from orchestrator.view.terminal import paper, put
 from orchestrator.view.text import clip, words
 
 ROWS = 12
@@ -37,8 +37,7 @@ Differed = Mapping[str, Sequence[Any]]
 def compared(runs: Sequence[Known], differed: Differed) -> None:
     """The best first, as they come."""
     target = paper()
-    chart = min(target.width if target.is_terminal else PIPED_WIDTH, WIDEST)
-    put(target, lines(runs, differed, target.width, chart))
+    put(target, lines(runs, differed, target.width, min(target.width, WIDEST)))
 
 
 def lines(runs: Sequence[Known], differed: Differed, room: int, chart: int) -> list[Text]:
