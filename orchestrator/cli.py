@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -76,7 +77,15 @@ def app() -> Commands:
 
 def main() -> None:
     """The `ec2emo` program."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is signal.SIG_DFL:  # under nohup it is ignored, and stays so
+            signal.signal(ending, _leave)
     app()(prog_name="ec2emo")
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """As Ctrl-C: what is open is closed, and a terminal gets its cursor back."""
+    raise SystemExit(128 + number)
 
 
 def _say(sentence: str) -> None:

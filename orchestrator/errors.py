@@ -5,6 +5,7 @@
     ├── BadRequest           2   usage, unknown recipe or run, data that cannot be trained on
     ├── Refused              5   credentials, permission, host keys
     ├── ContactLost          6   the machine cannot be reached: the run's state is unknown
+    │   └── StrangeAnswer        it answers, but not what was asked
     ├── ArtifactsIncomplete  8   artifacts missing or not what the manifest says
     └── Defect              70   ec2emo itself is wrong; the traceback is in a file
 
@@ -46,6 +47,10 @@ class ContactLost(Ec2emoError):
     """The machine does not answer; nothing is known of the run."""
 
     exit_code = 6
+
+
+class StrangeAnswer(ContactLost):
+    """The machine answers, but not what was asked; to connect anew would not help."""
 
 
 class ArtifactsIncomplete(Ec2emoError):

@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.bundle import Bundle
-from orchestrator.errors import BadRequest, ContactLost, RunFailed
+from orchestrator.errors import BadRequest, RunFailed, StrangeAnswer
+from orchestrator.health import parse
 from orchestrator.machine import Machine
 from orchestrator.progress import Status
 from orchestrator.run import Run
@@ -27,6 +28,7 @@ CPU_LOCK, GPU_LOCK = "requirements-cpu.lock", "requirements-gpu.lock"
 ENVIRONMENT_BYTES = 3_000_000_000  # the CPU environment takes 1.8 GB, and pip needs room to unpack
 DATA_PATIENCE = 600.0  # seconds without a sign, while a slow disk is asked for many files
 LAUNCH_PATIENCE = 90.0  # seconds without a word from launch.sh
+STATUS_PATIENCE = 20.0  # seconds; a machine that trains on every core takes a while to start a Python
 
 LOOK = (
     "import json, pathlib, sys; from trainer import clips; "
@@ -232,12 +234,17 @@ def launch(
     raise RunFailed(f"the supervisor of {run.id} did not start: {said}", run=run.id)
 
 
-def status(shell: Shell, run: Run) -> Status:
-    """Ask the kernel and the supervisor. Raises ContactLost when there is no sensible answer."""
+def status(shell: Shell, run: Run, *, health: bool = False) -> Status:
+    """Ask the kernel and the supervisor; with `health` also the GPUs, memory and load.
+
+    Raises ContactLost, StrangeAnswer when there is no sensible answer.
+    """
+    asked = ["--health"] if health else []
     try:
-        return contract.build(Status, _supervise(shell, run, "status"), "the supervisor's answer")
+        answer = _supervise(shell, run, "status", *asked)
+        return contract.build(Status, answer | {"health": parse(answer.get("health"))}, "its answer")
     except contract.ContractError as e:
-        raise ContactLost(f"{e}: look with 'ec2emo ssh {run.id}'", run=run.id) from e
+        raise StrangeAnswer(f"{e}: look with 'ec2emo ssh {run.id}'", run=run.id) from e
 
 
 def stop(shell: Shell, run: Run, *, kill: bool) -> bool:
@@ -250,10 +257,11 @@ def _supervise(shell: Shell, run: Run, verb: str, *options: str) -> dict[str, An
     if last is None or run.python is None:
         raise BadRequest(f"{run.id} was never launched: deploy again", run=run.id)
     script = f"{run.root}/code/{last.code}/remote_env/supervise.py"
-    answer = shell.run([run.python, "-IS", script, verb, run.folder, *options])
+    argv = [run.python, "-IS", script, verb, run.folder, *options]
+    answer = shell.run(argv, timeout=STATUS_PATIENCE)
     if answer.code != 0:
         where = run.machine.name if run.machine else run.where
-        raise ContactLost(
+        raise StrangeAnswer(
             f"{where} answers, but not for {run.id} ({answer.last_error}): was {run.root} moved or cleaned?",
             run=run.id,
         )
@@ -280,9 +288,9 @@ def _json(out: bytes) -> dict[str, Any]:
     try:
         body = json.loads(lines[-1])
     except (ValueError, RecursionError) as e:
-        raise ContactLost(f"the machine's answer is not readable: {lines[-1]!r:.120}") from e
+        raise StrangeAnswer(f"the machine's answer is not readable: {lines[-1]!r:.120}") from e
     if not isinstance(body, Mapping):
-        raise ContactLost(f"the machine's answer is not readable: {lines[-1]!r:.120}")
+        raise StrangeAnswer(f"the machine's answer is not readable: {lines[-1]!r:.120}")
     return dict(body)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator import aliases, data, providers, remote
 from orchestrator import bundle as bundles
-from orchestrator import data, providers, remote
 from orchestrator.connect import open_shell
 from orchestrator.errors import BadRequest
 from orchestrator.run import Asked, Run
@@ -52,6 +52,7 @@ def begin(
         machine = providers.load(wish.provider).acquire(wish, run.id)
         run = dataclasses.replace(run, machine=machine)
         store.save(run)
+        aliases.write(store, run)
     assert run.machine is not None
     bundle = bundles.make()
     shell = open_shell(run.machine)

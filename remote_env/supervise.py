@@ -3,7 +3,7 @@
     supervise.py begin RUN_DIR TOKEN        < {"spec": {...}}     write the spec; was TOKEN started before?
     supervise.py run RUN_DIR VIA ATTEMPT_JSON CMD...              hold the lock, start CMD, record its end
     supervise.py await RUN_DIR TOKEN                              wait for the word of `run`
-    supervise.py status RUN_DIR
+    supervise.py status RUN_DIR [--health]
     supervise.py stop RUN_DIR [--kill]
 
 Every verb but `run` prints one JSON object. `run` writes `attempts/N.json`, `process.json`, `exit.json`
@@ -47,6 +47,12 @@ def main(argv: list[str]) -> int:
         answer = await_word(run_dir, argv[2])
     elif verb == "status":
         answer = status(run_dir)
+        if "--health" in argv[2:]:
+            # Imported here: -I keeps this file's folder off the path, and only this verb needs the other one.
+            sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+            from remote_env.health import health
+
+            answer["health"] = health(run_dir)
     elif verb == "stop":
         answer = stop(run_dir, kill="--kill" in argv[2:])
     else:

@@ -177,8 +177,11 @@ def started(follower: Follower, *, follow: bool, json: bool) -> None:
 
 
 def _brief(snapshot: Snapshot) -> dict[str, Any]:
-    body = snapshot.to_dict()
-    return {k: body[k] for k in ("run", "recipe", "machine", "state", "attempt")}
+    return {
+        **describe(snapshot.run),
+        "state": snapshot.verdict.state,
+        "attempt": snapshot.progress.attempt,
+    }
 
 
 def _recipe(name: str, settings_: list[str]) -> tuple[recipes.Recipe, dict[str, Any]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator import view
+from orchestrator import tensorboard, view
 from orchestrator.connect import open_shell
-from orchestrator.errors import BadRequest
+from orchestrator.errors import BadRequest, ContactLost
 from orchestrator.fetch import fetch
 from orchestrator.store import Store
 
@@ -41,6 +42,8 @@ def command(
         view.progress(f"downloading from {chosen.machine.name}", unit="bytes") as telling,
     ):
         got = fetch(chosen, shell, "best" if best else "last", to, telling)
+        with contextlib.suppress(ContactLost, OSError):  # the model is what was asked for
+            tensorboard.bring_home(store, chosen, shell)
     if json:
         view.json_line(
             {

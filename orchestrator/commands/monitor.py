@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
 from orchestrator import view
-from orchestrator.errors import ContactLost, RunFailed
+from orchestrator.errors import ContactLost, Ec2emoError, RunFailed
 from orchestrator.follow import Follower
+from orchestrator.notify import Notice
 from orchestrator.progress import Snapshot, next_step
+from orchestrator.published import answer, failure
 from orchestrator.store import Store
+
+# What ticks, or is measured every time: a line of its own each time would tell nobody anything.
+TICKING = frozenset({"eta_seconds", "overdue_seconds", "silence_seconds", "gpus", "disk_free"})
 
 
 def command(
@@ -20,6 +27,13 @@ def command(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until the run is over.")] = False,
     log: Annotated[bool, typer.Option("--log", help="The log instead of the numbers.")] = False,
     lines: Annotated[int, typer.Option(min=0, help="How many lines of the log.")] = 4,
+    notify: Annotated[
+        bool, typer.Option("--notify", help="When it is over: a bell, and what $EC2EMO_NOTIFY says.")
+    ] = False,
+    notify_with: Annotated[
+        str | None,
+        typer.Option(help="When it is over: a bell, and this command, or a POST to this https:// address."),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON on stdout, a line for each change.")
     ] = False,
@@ -29,59 +43,85 @@ def command(
     Ctrl-C leaves; the run goes on. The exit code is the run's: 0 while all is well, 1 when it failed or was
     lost, 6 when the machine cannot be reached.
 
+    A command is told by EC2EMO_RUN, EC2EMO_STATE, EC2EMO_BEST and others, and gets the JSON as its input.
+
     Example: ec2emo monitor --follow
     """
-    store = Store()
-    follower = Follower(store, store.find(run), log_lines=max(lines, 200))
-    if log:
-        _show_log(follower, lines=lines, follow=follow)
-    elif follow:
-        watch(follower, json=json, log_lines=lines)
-    else:
-        _once(follower, json=json)
+    notice = Notice.wanted(notify, notify_with, follow=follow)
+    with _failing_in_json() if json else contextlib.nullcontext():
+        store = Store()
+        follower = Follower(store, store.find(run), log_lines=max(lines, 200))
+        if log:
+            last = _show_log(follower, lines=lines, follow=follow)
+        elif follow:
+            last = _watch(follower, json=json, log_lines=lines)
+        else:
+            last = _once(follower, json=json, log_lines=lines)
+    if notice:
+        notice.give(last)
+    _exit_as(last)
+
+
+@contextlib.contextmanager
+def _failing_in_json() -> Iterator[None]:
+    """Who reads objects gets one also where there is nothing but an error."""
+    try:
+        yield
+    except Ec2emoError as e:
+        view.json_line(failure(e))
+        raise
 
 
 def watch(follower: Follower, *, json: bool, log_lines: int) -> None:
     """Follow until the run is over; then exit as the run did."""
+    _exit_as(_watch(follower, json=json, log_lines=log_lines))
+
+
+def _watch(follower: Follower, *, json: bool, log_lines: int) -> Snapshot:
     try:
-        last = _stream(follower) if json else view.follow(follower.snapshots(), log_lines=log_lines)
+        return _stream(follower) if json else view.follow(follower.snapshots(), log_lines=log_lines)
     except KeyboardInterrupt:
         raise _left(follower) from None
     finally:
         follower.close()
-    _exit_as(last)
 
 
-def _once(follower: Follower, *, json: bool) -> None:
+def _once(follower: Follower, *, json: bool, log_lines: int) -> Snapshot:
     try:
         snapshot = follower.once()
     finally:
         follower.close()
     if json:
-        view.json_line(snapshot.to_dict())
+        view.json_line(answer(snapshot))
     else:
-        view.show(snapshot)
-    _exit_as(snapshot)
+        view.show(snapshot, log_lines=log_lines)
+    return snapshot
 
 
 def _stream(follower: Follower) -> Snapshot:
     shown = None
     for snapshot in follower.snapshots():
-        body = snapshot.to_dict()
-        now = {k: v for k, v in body.items() if k != "eta_seconds"}
+        body = answer(snapshot)
+        now = {k: v for k, v in body.items() if k not in TICKING}
         if now != shown:
             view.json_line(body)
             shown = now
     return snapshot
 
 
-def _show_log(follower: Follower, *, lines: int, follow: bool) -> None:
+def _show_log(follower: Follower, *, lines: int, follow: bool) -> Snapshot:
     """The last lines, and with `follow` each new one once."""
-    shown = 0
+    shown: int | None = None
+    away = empty = False
     try:
         for snapshot in follower.snapshots() if follow else [follower.once()]:
-            fresh = snapshot.log_count - shown
-            wanted = min(fresh, lines) if shown == 0 else fresh
+            if away != (snapshot.silence is not None):
+                away = not away
+                view.say(f"contact lost: {snapshot.verdict.reason}" if away else "contact is back")
+            if not (snapshot.log_count or empty):
+                empty = True
+                view.say(f"no bytes yet: the log of {follower.run.id} is empty")
+            wanted = lines if shown is None else snapshot.log_count - shown
             for line in snapshot.log[max(0, len(snapshot.log) - wanted) :] if wanted > 0 else ():
                 view.data(view.plain(line.rpartition("\r")[2] or line))  # of a progress bar, its last state
             shown = snapshot.log_count
@@ -89,7 +129,7 @@ def _show_log(follower: Follower, *, lines: int, follow: bool) -> None:
         raise _left(follower) from None
     finally:
         follower.close()
-    _exit_as(snapshot)
+    return snapshot
 
 
 def _left(follower: Follower) -> typer.Exit:

@@ -52,14 +52,18 @@ class Hop:
     unsafe: list[Path]
 
 
-def connect(machine: Machine) -> list[Hop]:
-    """Open all of it: the jump hosts of `~/.ssh/config`, then the machine. Raises Refused, ContactLost."""
+def connect(machine: Machine, patience: float = CONNECT_TIMEOUT) -> list[Hop]:
+    """Open all of it: the jump hosts of `~/.ssh/config`, then the machine. Raises Refused, ContactLost.
+
+    `patience` is how many seconds the nearest host has to accept a connection.
+    """
     assert machine.host is not None
     try:
         target = _hop(machine.name, machine.host, machine.user, machine.port, machine.key)
         way = [*_jumps(target.connection), target]
     except (paramiko.SSHException, KeyError, ValueError) as e:
         raise Refused(f"~/.ssh/config cannot be used for {machine.name} ({words(e)}): mend it") from e
+    way[0].connection.connect_timeout = patience
     for before, hop in pairwise([None, *way]):
         assert hop is not None
         if before:
@@ -143,11 +147,21 @@ class _Reject(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
         raise _UnknownHost(key)
 
 
+class _Transport(paramiko.Transport):  # type: ignore[misc]
+    """Remembers whether the other side said goodbye, which tells a refusal from a line that was cut."""
+
+    said_goodbye = False
+
+    def _parse_disconnect(self, message: Any) -> None:
+        self.said_goodbye = True
+        super()._parse_disconnect(message)
+
+
 def _transport(sock: Any, **options: Any) -> Any:
     with contextlib.suppress(OSError, AttributeError):  # a proxy command is no socket
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), DEAD_AFTER_MS)
-    transport = paramiko.Transport(sock, **options)
+    transport = _Transport(sock, **options)
     security = transport.get_security_options()
     security.ciphers = CIPHERS
     security.digests = MACS
@@ -204,8 +218,10 @@ def _explain(hop: Hop, error: Exception) -> NoReturn:
             f"{name} offers no encryption that ec2emo trusts ({words(error)}): upgrade its sshd"
         ) from error
     transport = connection.client.get_transport()
-    met = transport is not None and transport.initial_kex_done and transport.is_active()
-    if isinstance(error, paramiko.AuthenticationException) or (met and not isinstance(error, OSError)):
+    alive = transport is not None and (transport.is_active() or transport.said_goodbye)
+    met = alive and transport.initial_kex_done
+    refused = alive and isinstance(error, paramiko.AuthenticationException)
+    if refused or (met and not isinstance(error, (OSError, EOFError))):
         names = ", ".join(map(str, hop.unsafe))
         left_out = f"; left out, because others can read them: {names}" if hop.unsafe else ""
         raise Refused(

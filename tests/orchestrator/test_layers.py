@@ -23,12 +23,13 @@ ORCHESTRATOR = (
     ("cli",),
     ("commands",),
     ("assess", "search"),
+    ("notify", "tensorboard"),
     ("start", "follow", "fetch", "view"),
-    ("remote", "data", "landing"),
-    ("connect", "providers", "bundle"),
+    ("remote", "data", "landing", "published", "aliases"),
+    ("connect", "providers", "bundle", "hints", "history"),
     ("ssh",),
     ("shell", "store", "progress"),
-    ("run", "settings"),
+    ("run", "settings", "health"),
     ("machine", "errors"),
 )
 TRAINER = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from orchestrator import view
+from orchestrator.history import Known
 from tests.orchestrator.snapshots import EVIL, HOSTILE, acting, hostile
 
 anything = st.text(st.characters(exclude_categories=()), max_size=200)
@@ -35,6 +37,8 @@ def show_everything() -> None:
         telling(1, 2)
         telling.phase(EVIL)
         telling(2, 2)
+    known = Known(hostile().run, hostile().progress, EVIL, None)
+    sys.stdout.write(view.compared_page([known, known], {EVIL: [EVIL, None]}))
     show_pages()
 
 
@@ -55,6 +59,8 @@ def show_pages() -> None:
     }
     view.show(hostile(), log_lines=40)
     view.runs_table([row])
+    known = Known(hostile().run, hostile().progress, EVIL, None)
+    view.compared([known, known], {EVIL: [EVIL, None]})
     view.recipes_table([(EVIL, EVIL, EVIL)])
     view.recipe_page(EVIL, EVIL, [(EVIL, EVIL, EVIL, EVIL)])
     view.evaluation(EVALUATION | {"run": EVIL, "data": EVIL, "left_out": {EVIL: 3}, "absent": [EVIL]})
