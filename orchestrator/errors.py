@@ -5,7 +5,9 @@
     ├── BadRequest           2   usage, unknown recipe or run, data that cannot be trained on
     ├── Refused              5   credentials, permission, host keys
     ├── ContactLost          6   the machine cannot be reached: the run's state is unknown
+    ├── Interrupted          7   the machine was taken away, and the run did not go on elsewhere
     ├── ArtifactsIncomplete  8   artifacts missing or not what the manifest says
+    ├── CapReached           9   a cap on cost or time stands in the way
     └── Defect              70   ec2emo itself is wrong; the traceback is in a file
 
 A message is one sentence: what happened, to what, and what to do next.
@@ -48,10 +50,22 @@ class ContactLost(Ec2emoError):
     exit_code = 6
 
 
+class Interrupted(Ec2emoError):
+    """The machine was taken away; the run can go on from its last checkpoint."""
+
+    exit_code = 7
+
+
 class ArtifactsIncomplete(Ec2emoError):
     """What should come home is missing, or is not what the manifest says."""
 
     exit_code = 8
+
+
+class CapReached(Ec2emoError):
+    """A cap on cost or time does not allow it."""
+
+    exit_code = 9
 
 
 class Defect(Ec2emoError):
