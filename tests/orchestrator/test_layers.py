@@ -25,17 +25,21 @@ LAYERS = (
     ("assess",),
     ("start", "follow", "fetch", "view"),
     ("remote", "data", "landing"),
-    ("connect", "providers"),
+    ("connect",),
+    ("providers",),
     ("ssh", "bundle"),
-    ("shell", "store", "progress"),
-    ("run", "settings"),
-    ("machine", "errors"),
+    ("shell", "pins", "progress"),
+    ("store",),
+    ("run", "settings", "lease"),
+    ("machine",),
+    ("errors",),
 )
 LIGHT_HALF = {"contract", "clips", "demo", "recipes"}
 # Who alone may import a library; a name ending in / is a folder.
 ALONE = {
-    "boto3": "orchestrator/providers/ec2",
-    "botocore": "orchestrator/providers/ec2",
+    "boto3": "orchestrator/providers/ec2/api.py",
+    "botocore": "orchestrator/providers/ec2/api.py",
+    "cryptography": "orchestrator/providers/ec2/keys.py",
     "fabric": "orchestrator/ssh/",
     "invoke": "orchestrator/ssh/",
     "paramiko": "orchestrator/ssh/",
