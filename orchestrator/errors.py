@@ -8,6 +8,7 @@
     ├── Refused              5   credentials, permission, host keys
     ├── ContactLost          6   the machine cannot be reached: the run's state is unknown
     │   └── OutcomeUnknown       a request was sent, and whether it took effect is not known
+    ├── Interrupted          7   the machine was taken away, and the run did not go on elsewhere
     ├── ArtifactsIncomplete  8   artifacts missing or not what the manifest says
     ├── CapReached           9   a cap on cost or time stands in the way
     ├── PriceTooLow         10   the most that may be paid is below the market
@@ -65,6 +66,12 @@ class ContactLost(Ec2emoError):
     """The machine does not answer; nothing is known of the run."""
 
     exit_code = 6
+
+
+class Interrupted(Ec2emoError):
+    """The machine was taken away; the run can go on from its last checkpoint."""
+
+    exit_code = 7
 
 
 class OutcomeUnknown(ContactLost):

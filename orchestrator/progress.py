@@ -16,8 +16,19 @@ METRIC = "val_accuracy"
 RECENT_EPOCHS = 10  # durations the ETA looks at
 KEPT_NOTES = 20
 
-State = Literal["starting", "running", "finished", "stopped", "failed", "lost", "unreachable"]
-OVER: frozenset[State] = frozenset({"finished", "stopped", "failed", "lost"})
+State = Literal[
+    "starting",
+    "running",
+    "finished",
+    "stopped",
+    "interrupted",
+    "capped",
+    "failed",
+    "lost",
+    "unreachable",
+]
+OVER: frozenset[State] = frozenset({"finished", "stopped", "interrupted", "capped", "failed", "lost"})
+CAUSES: dict[str, State] = {"interrupted": "interrupted", "capped": "capped", "hung": "failed"}
 
 
 @dataclass(frozen=True)
@@ -205,7 +216,8 @@ def next_step(snapshot: Snapshot) -> str:
 
 
 def judge(progress: Progress, status: Status | None, asked: int = 0) -> Verdict:
-    """Who is believed: the lock, then `ended`, then the exit record. None for `status`: out of reach; then
+    """Who is believed: the lock, then `ended`, then the exit record. A machine's guard that had the run
+    stopped says why in the exit record, which the trainer cannot know. None for `status`: out of reach; then
     `ended` holds unless a later attempt was `asked` for.
     """
     if status is None:
@@ -217,8 +229,13 @@ def judge(progress: Progress, status: Status | None, asked: int = 0) -> Verdict:
         return Verdict("running" if begun else "starting")
     if status.attempt == 0:
         return Verdict("starting", "not launched yet")
-    if progress.ended and progress.attempt == status.attempt:
-        return _as_ended(progress.ended)
+    ended = progress.ended if progress.attempt == status.attempt else None
+    cause = str(status.exit.get("cause")) if status.exit else ""
+    if status.exit and cause in CAUSES and not (ended and ended.status == "finished"):
+        why = str(status.exit.get("why"))
+        return Verdict(CAUSES[cause], why, why if cause == "hung" else None)
+    if ended:
+        return _as_ended(ended)
     if status.exit:
         return _as_exit(status.exit)
     why = "the machine was restarted" if status.rebooted else "its process is gone without an exit record"

@@ -115,7 +115,10 @@ def run(run_dir: Path, via: str, attempt: dict[str, Any], command: list[str]) ->
     signal.signal(signal.SIGTERM, lambda *_: ask_to_stop(run_dir, trainer.pid))
     if sys.stdout.isatty():
         threading.Thread(target=show_log, args=(run_dir / "train.log",), daemon=True).start()
-    notice = attend(run_dir, trainer) if guard_of(run_dir).exists() else None
+    notice = None
+    if guard_of(run_dir).exists():
+        start_mirror(run_dir, command[0])
+        notice = attend(run_dir, trainer)
     code = trainer.wait()
     end = {
         "attempt": number,
@@ -136,6 +139,15 @@ def run(run_dir: Path, via: str, attempt: dict[str, Any], command: list[str]) ->
 def guard_of(run_dir: Path) -> Path:
     """Where the guard of a rented machine has its files (see guard.py); elsewhere nothing is there."""
     return run_dir.parent.parent / "guard"
+
+
+def start_mirror(run_dir: Path, python: str) -> None:
+    """Have the run copied to S3 where the machine was given a bucket, by a process that outlives this one."""
+    if not (load(guard_of(run_dir) / "guard.json") or {}).get("bucket"):
+        return
+    with (run_dir / "mirror.log").open("ab") as log, contextlib.suppress(OSError):
+        argv = [python, "-P", "-m", "remote_env.mirror", "keep", str(run_dir)]
+        subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
 def attend(run_dir: Path, trainer: subprocess.Popen[bytes]) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import view
-from orchestrator.errors import ContactLost, RunFailed
+from orchestrator.errors import CapReached, ContactLost, Interrupted, RunFailed
 from orchestrator.follow import Follower
 from orchestrator.progress import Snapshot, next_step
 from orchestrator.store import Store
@@ -27,7 +27,7 @@ def command(
     """Show how a run stands, or follow it live.
 
     Ctrl-C leaves; the run goes on. The exit code is the run's: 0 while all is well, 1 when it failed or was
-    lost, 6 when the machine cannot be reached.
+    lost, 6 when the machine cannot be reached, 7 when it was interrupted, 9 when a limit ended it.
 
     Example: ec2emo monitor --follow
     """
@@ -105,6 +105,15 @@ def _exit_as(snapshot: Snapshot) -> None:
             f"{run.id} {'failed' if verdict.state == 'failed' else 'was lost'}: {verdict.error}; "
             f"'ec2emo monitor {run.id} --log' shows more, '{next_step(snapshot)}' goes on from the last "
             f"checkpoint",
+            run=run.id,
+        )
+    if verdict.state == "interrupted":
+        raise Interrupted(
+            f"{run.id} was interrupted: {verdict.reason}; '{next_step(snapshot)}' goes on", run=run.id
+        )
+    if verdict.state == "capped":
+        raise CapReached(
+            f"{run.id} was ended: {verdict.reason}; '{next_step(snapshot)}' goes on under new limits",
             run=run.id,
         )
     if verdict.state == "unreachable":

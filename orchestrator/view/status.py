@@ -27,6 +27,8 @@ LOOKS: dict[State, tuple[str, str]] = {
     "running": ("●", "bold green"),
     "finished": ("✓", "bold green"),
     "stopped": ("■", "bold magenta"),
+    "interrupted": ("■", "bold magenta"),
+    "capped": ("■", "bold magenta"),
     "failed": ("✗", "bold red"),
     "lost": ("?", "bold red"),
     "unreachable": ("!", "bold magenta"),
