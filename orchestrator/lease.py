@@ -38,7 +38,8 @@ class Call:
 class Lease:
     """One machine for one run, the `number`-th of it. Times are seconds since 1970, money is US dollars.
 
-    `uid` tells two runs of one name apart. `until` is when the machine ends itself. `host_key` is the public
+    `uid` tells two runs of one name apart. `until` is when the machine ends itself, None where it does
+    not. `host_key` is the public
     half of the key it shows at first contact. `usd_per_hour` is None while no price is known; `worst` is then
     what is reckoned with. `made` is False for a machine that was there before us.
     """
@@ -50,8 +51,8 @@ class Lease:
     region: str
     owner: str
     asked: float
-    until: float
     terms: Terms
+    until: float | None = None
     made: bool = True
     host_key: str | None = None
     group: str | None = None

@@ -1,7 +1,20 @@
-"""Where machines come from: one file, one provider; this folder's listing is the registry.
+"""Where machines come from: one file or folder, one provider; this folder's listing is the registry.
 
 A provider is a module with `claim(where, key)`, which answers a `Wish` when `--on WHERE` is its to
-fulfil, and `acquire(wish, run_id)`, which answers the Machine; `HELP` says how to write its WHERE.
+fulfil, and `acquire(wish, errand)`, which answers the Machine; `HELP` says how to write its WHERE.
+
+One that rents its machines says `RENTS = True`, and has what costs money asks for besides:
+
+    cost(wish, errand)      what acquire would begin to spend, as a sentence; None when nothing
+    plan(wish, terms)       what it would ask for, looked up now; makes nothing
+    again(machine)          the machine at its present address; None when it does not run
+    fate(machine)           what became of a machine that does not answer, as a sentence; None when it runs
+    release(store, run)     the artifacts are home: end the machine as agreed; what that means, as a sentence
+    roll_back(errand)       undo a start that was called off
+    machines(region)        every machine of this user's, as rows
+    start, stop, terminate  (name, ...) what a person asks of one of them
+    collect(store, region)  what nobody needs any more, each with what to do about it
+    checks(wish, terms)     what could stand in the way, for doctor
 """
 
 from __future__ import annotations
@@ -10,8 +23,15 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.run import Run
+    from orchestrator.store import Store
 
 
 @dataclass(frozen=True)
@@ -23,6 +43,15 @@ class Wish:
     key: str | None = None
 
 
+@dataclass(frozen=True)
+class Errand:
+    """For whom a machine is acquired: the run, where it is written down, and who is told of each step."""
+
+    run: Run
+    store: Store
+    say: Callable[[str], None]
+
+
 def names() -> list[str]:
     """All providers."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
@@ -31,6 +60,17 @@ def names() -> list[str]:
 def load(name: str) -> ModuleType:
     """One provider's module."""
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def renter(name: str) -> ModuleType | None:
+    """The provider's module when it rents its machines."""
+    module = load(name)
+    return module if getattr(module, "RENTS", False) else None
+
+
+def renters() -> list[ModuleType]:
+    """All that rent."""
+    return [module for module in map(renter, names()) if module]
 
 
 def wish_for(where: str, key: str | None) -> Wish:

@@ -37,6 +37,12 @@ _NO_CREDENTIALS = (
 )
 
 
+@functools.cache
+def connected(region: str | None) -> Aws:
+    """AWS in a region, the one that is configured for None: one for each, since its clients cost time."""
+    return Aws(region)
+
+
 class Aws:
     """AWS as this user sees it in one region. Every method raises Ec2emoErrors with AWS's code in `code`."""
 

@@ -17,12 +17,12 @@ from orchestrator.lease import Call, Lease, Market
 from orchestrator.providers.ec2 import api, clock, outcome, tags
 from orchestrator.providers.ec2.api import Aws
 from orchestrator.providers.ec2.book import Book
+from orchestrator.providers.ec2.instances import VISIBLE_WITHIN
 from orchestrator.providers.ec2.offer import Offer
 from orchestrator.providers.ec2.outcome import Cause, Failure
 
 THROTTLED_FOR = 90.0  # seconds of asking to slow down after which we give up
 UNKNOWN_FOR = 20.0  # seconds of asking again with the same token, before looking by the tags
-VISIBLE_WITHIN = 90.0  # seconds after which a machine that was made can be described
 LOOK_EVERY = 3.0
 STALE = 600.0  # seconds after which a call without an outcome is looked for, but no longer sent again
 ALIVE = ("pending", "running", "stopping", "stopped")

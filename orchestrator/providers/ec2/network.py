@@ -114,9 +114,9 @@ def admit(aws: Aws, group_id: str, network: str | None) -> bool:
     return there != wanted
 
 
-def remove(aws: Aws, group_id: str) -> bool:
+def remove(aws: Aws, group_id: str, *, within: float = HELD_FOR) -> bool:
     """Delete a group once nothing holds on to it; False while something does."""
-    for _ in clock.every(5.0, within=HELD_FOR):
+    for _ in clock.every(5.0, within=within):
         try:
             aws.ask("ec2", "delete_security_group", GroupId=group_id)
         except Ec2emoError as e:
