@@ -2,6 +2,7 @@
 
     Ec2emoError
     ├── RunFailed            1   the run itself failed or was lost
+    │   └── MachineGone          its rented machine has ended or is stopped
     ├── BadRequest           2   usage, unknown recipe or run, data that cannot be trained on
     ├── QuotaExceeded        3   the account may not have so many machines
     ├── NoCapacity           4   nowhere is such a machine free
@@ -36,6 +37,14 @@ class RunFailed(Ec2emoError):
     """The run itself failed, or its process is gone without a record."""
 
     exit_code = 1
+
+
+class MachineGone(RunFailed):
+    """The rented machine has ended or is stopped; `interrupted`: its owner took it back."""
+
+    def __init__(self, message: str, *, interrupted: bool = False, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.interrupted = interrupted
 
 
 class BadRequest(Ec2emoError):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from orchestrator import remote
 from orchestrator.connect import open_shell
-from orchestrator.errors import BadRequest, ContactLost, Ec2emoError
+from orchestrator.errors import BadRequest, ContactLost, Ec2emoError, MachineGone
 from orchestrator.machine import Machine
 from orchestrator.progress import OVER, Progress, Snapshot, Status, Verdict, fold, judge
 from orchestrator.run import Run
@@ -116,6 +116,7 @@ class Follower:
         self._compared = False
         self._silent_since: float | None = None
         self._silent_why: str | None = None
+        self._gone: MachineGone | None = None
         for data in self._events.at_home():
             self._fold(data)
         for data in self._log.at_home():
@@ -127,6 +128,8 @@ class Follower:
             self._look()
         except ContactLost as e:
             self._lose_contact(e)
+        except MachineGone as e:
+            self._gone = e
         return self._snapshot()
 
     def snapshots(self) -> Iterator[Snapshot]:
@@ -144,8 +147,12 @@ class Follower:
             except ContactLost as e:
                 self._lose_contact(e)
                 failures += 1
+            except MachineGone as e:
+                self._gone = e
             snapshot = self._snapshot()
             yield snapshot
+            if self._gone is not None:
+                return
             if self._status is not None and not self._status.alive and failures == 0:
                 return
             time.sleep(BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1] if failures else POLL_SECONDS)
@@ -194,7 +201,7 @@ class Follower:
         if self._shell is None:
             try:
                 self._shell = self._connect(self.run.machine)
-            except ContactLost:
+            except (ContactLost, MachineGone):
                 raise
             except Ec2emoError as e:
                 if self._silent_since is None:
@@ -230,7 +237,10 @@ class Follower:
 
     def _snapshot(self) -> Snapshot:
         verdict = judge(self._progress, self._status, self.run.asked)
-        if verdict.state == "unreachable" and self._silent_why:
+        if verdict.state == "unreachable" and self._gone:
+            why = str(self._gone)
+            verdict = Verdict("interrupted" if self._gone.interrupted else "lost", why, why)
+        elif verdict.state == "unreachable" and self._silent_why:
             verdict = Verdict("unreachable", self._silent_why)
         silence = None if self._silent_since is None else time.time() - self._silent_since
         lines, count = tuple(self._lines), self._line_count

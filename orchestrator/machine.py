@@ -1,4 +1,4 @@
-"""Where a run trains, and on which terms a machine may be rented for it: records, without methods that act."""
+"""Where a run trains, and on which terms a machine may be rented: records, without methods that act."""
 
 from __future__ import annotations
 
@@ -71,6 +71,16 @@ class Terms:
     image: str | None = None
     owner: str | None = None
     adopt: bool = False
+
+
+def tunnel(machine: Machine) -> list[str]:
+    """The command whose standard input and output are the line to port 22 of a machine without open ports."""
+    assert machine.id is not None
+    region = ["--region", machine.region] if machine.region else []
+    if machine.via == "eice":
+        return ["aws", "ec2-instance-connect", "open-tunnel", "--instance-id", machine.id, *region]
+    session = ["--document-name", "AWS-StartSSHSession", "--parameters", "portNumber=22"]
+    return ["aws", "ssm", "start-session", "--target", machine.id, *session, *region]
 
 
 def terms(body: Mapping[str, Any], name: str) -> Terms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tomlkit
@@ -28,7 +28,7 @@ class Settings:
     data: str | None = None
     identity: str | None = None
     path: Path | None = None
-    ec2: Terms = Terms()
+    ec2: Terms = field(default_factory=Terms)
 
 
 def read(start: Path | None = None) -> Settings:

@@ -47,11 +47,7 @@ def begin(
     `report` is what was seen of the data here; None when it lies on the machine or was sent before.
     Raises every Ec2emoError.
     """
-    if run.machine is None:
-        wish = providers.wish_for(run.where, key)
-        machine = providers.load(wish.provider).acquire(wish, run.id)
-        run = dataclasses.replace(run, machine=machine)
-        store.save(run)
+    run = _with_machine(store, run, key, telling)
     assert run.machine is not None
     bundle = bundles.make()
     shell = open_shell(run.machine)
@@ -72,6 +68,26 @@ def begin(
         shell.close()
         raise
     return run, shell
+
+
+def _with_machine(store: Store, run: Run, key: str | None, telling: Telling) -> Run:
+    """With a machine that is there; one that is rented may have ended, moved, or never come."""
+    if run.machine is not None and not providers.renter(run.machine.provider):
+        return run
+    wish = providers.wish_for(run.where, key)
+    machine = providers.load(wish.provider).acquire(wish, providers.Errand(run, store, telling.phase))
+    if machine != run.machine:
+        run = dataclasses.replace(run, machine=machine)
+        store.save(run)
+    return run
+
+
+def call_off(store: Store, run_id: str, telling: Telling) -> None:
+    """Give back a rented machine on which nothing was launched; what was, goes on."""
+    run = store.load(run_id)
+    if not run.attempts:
+        for renter in providers.renters():
+            renter.roll_back(providers.Errand(run, store, telling.phase))
 
 
 def _settle_data(

@@ -11,15 +11,18 @@ import typer
 
 from orchestrator import bundle, data, providers, settings, start, view
 from orchestrator import run as runs
+from orchestrator.commands import _renting
 from orchestrator.commands.monitor import watch
 from orchestrator.errors import BadRequest, Ec2emoError
 from orchestrator.follow import Follower
+from orchestrator.providers import Errand, Wish
 from orchestrator.run import Run, describe
 from orchestrator.settings import Settings, is_folder
 from orchestrator.store import Store
 from trainer import contract, recipes
 
 if TYPE_CHECKING:
+    from orchestrator.shell import Shell
     from trainer.clips import Report
 
 HOLD_SECONDS = 20.0  # how long deploy waits for the trainer's first word
@@ -28,7 +31,8 @@ HOLD_SECONDS = 20.0  # how long deploy waits for the trainer's first word
 def command(
     recipe: Annotated[str, typer.Argument(help="The recipe to train; 'ec2emo recipes' lists them.")],
     on: Annotated[
-        str | None, typer.Option(help="Where: local, ssh://user@host:port, or a Host of ~/.ssh/config.")
+        str | None,
+        typer.Option(help="Where: local, ssh://user@host:port, a Host of ~/.ssh/config, ec2, or i-…."),
     ] = None,
     data_: Annotated[
         str | None,
@@ -45,6 +49,29 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the split, the weights and the order of clips.")] = 42,
     name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
     identity: Annotated[Path | None, typer.Option(help="The private key for SSH.")] = None,
+    instance_type: Annotated[
+        list[str] | None, typer.Option(help="EC2: a type to ask for, the first leading; may be repeated.")
+    ] = None,
+    spot: Annotated[
+        bool | None, typer.Option("--spot/--on-demand", help="EC2: spot first, or no spot.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="EC2: the region; else that of your AWS settings.")
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(help="EC2: the machine ends itself after so long; 12 without it.")
+    ] = None,
+    max_cost: Annotated[float | None, typer.Option(help="EC2: the most it may cost, in US dollars.")] = None,
+    via: Annotated[
+        str | None, typer.Option(help="EC2: ssm or eice, a tunnel in place of an open port.")
+    ] = None,
+    allow_from: Annotated[
+        str | None, typer.Option(help="EC2: who may reach port 22 (CIDR); else this computer alone.")
+    ] = None,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="EC2: treat a machine of yours as if ec2emo had made it.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Stay and watch.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
@@ -54,7 +81,8 @@ def command(
     Looks at the data, makes the machine ready, launches. The run goes on without this terminal, this
     connection, this computer.
 
-    Example: ec2emo deploy v9_attention --on ssh://ubuntu@gpu.example.org --data features --follow
+    Examples: ec2emo deploy v9_attention --on ssh://ubuntu@gpu.example.org --data features --follow
+              ec2emo deploy v9_attention --on ec2 --data features --max-cost 5 --follow
     """
     chosen, params = _recipe(recipe, set_ or [])
     here = settings.read()
@@ -63,7 +91,19 @@ def command(
     named = data_ or here.data
     if named is None:
         raise BadRequest(data.THREE_WAYS)
-    providers.wish_for(where, key)  # what cannot be is refused before the data are looked at
+    wish = providers.wish_for(where, key)  # what cannot be is refused before the data are looked at
+    terms = _renting.terms(
+        wish,
+        here,
+        instance_types=instance_type,
+        spot=spot,
+        region=region,
+        max_hours=max_hours,
+        max_cost=max_cost,
+        via=via,
+        allow_from=allow_from,
+        adopt=adopt,
+    )
     if split not in (None, "speaker", "clip"):
         raise BadRequest(f"--split is speaker or clip, not {split!r:.40}")
     run_id = runs.new_id(chosen.TAG, name)
@@ -83,10 +123,11 @@ def command(
         synthetic=bool(report and report.synthetic),
     )
     place = str(data.folder_of(named, store)) if is_folder(named) else named
-    run = Run(run_id, spec, where=where, data=place, created=time.time())
+    run = Run(run_id, spec, where=where, data=place, created=time.time(), terms=terms)
     if plan:
-        _show_plan(run, report, json=json)
+        _show_plan(run, report, wish, json=json)
         return
+    _renting.consent(wish, Errand(run, store, view.say), yes=yes)
     started(_begin(store, run, key, report), follow=follow, json=json)
 
 
@@ -95,14 +136,30 @@ def _begin(store: Store, run: Run, key: str | None, report: Report | None) -> Fo
     store.create(run)
     attempt = contract.Attempt(number=0, token=runs.new_token())
     try:
-        with view.progress(f"{run.id} on {run.where}", unit="bytes") as telling:
-            run, shell = start.begin(
-                store, run, attempt, key=key, report=report, telling=start.Telling(telling.phase, telling)
-            )
+        run, shell = begun(store, run, attempt, f"{run.id} on {run.where}", key=key, report=report)
     except Ec2emoError:
         view.say(f"{run.id} is written down: once that is mended, 'ec2emo resume {run.id}' goes on with it")
         raise
     return Follower(store, run, shell)
+
+
+def begun(
+    store: Store,
+    run: Run,
+    attempt: contract.Attempt,
+    title: str,
+    *,
+    key: str | None,
+    report: Report | None,
+) -> tuple[Run, Shell]:
+    """Start an attempt, with its steps shown; Ctrl-C before the launch gives a rented machine back."""
+    with view.progress(title, unit="bytes") as telling:
+        told = start.Telling(telling.phase, telling)
+        try:
+            return start.begin(store, run, attempt, key=key, report=report, telling=told)
+        except KeyboardInterrupt:
+            start.call_off(store, run.id, told)
+            raise
 
 
 def started(follower: Follower, *, follow: bool, json: bool) -> None:
@@ -171,7 +228,8 @@ def _split(report: Report | None) -> str:
     return "speaker" if report.every_speaker_known else "clip"
 
 
-def _show_plan(run: Run, report: Report | None, *, json: bool) -> None:
+def _show_plan(run: Run, report: Report | None, wish: Wish, *, json: bool) -> None:
+    renter = providers.renter(wish.provider)
     body = {
         **describe(run),
         "data": run.data,
@@ -184,6 +242,7 @@ def _show_plan(run: Run, report: Report | None, *, json: bool) -> None:
         "seed": run.spec.seed,
         "params": dict(run.spec.params),
         "code": bundle.make().hash,
+        **({"rented": renter.plan(wish, run.terms)} if renter else {}),
     }
     if json:
         view.json_line(body)

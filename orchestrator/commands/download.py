@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import view
+from orchestrator import providers, remote, view
 from orchestrator.connect import open_shell
 from orchestrator.errors import BadRequest
 from orchestrator.fetch import fetch
+from orchestrator.run import Run
 from orchestrator.store import Store
 
 
@@ -21,12 +22,16 @@ def command(
     best: Annotated[bool, typer.Option("--best", help="The epoch with the highest val_accuracy.")] = False,
     last: Annotated[bool, typer.Option("--last", help="The latest epoch that was saved.")] = False,
     to: Annotated[Path | None, typer.Option(help="The folder; ./models/RUN without it.")] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Do not end a rented machine once the model is home.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Bring home the model, its labels, mean and std, verified.
 
     All of one run and one epoch, or nothing. Works while training goes on; what stopped half way goes on
-    where it stopped.
+    where it stopped. A machine that ec2emo rented for the run is ended once the run is over and its model is
+    here, unless 'after' under [ec2] says otherwise.
 
     Example: ec2emo download --best
     """
@@ -41,6 +46,8 @@ def command(
         view.progress(f"downloading from {chosen.machine.name}", unit="bytes") as telling,
     ):
         got = fetch(chosen, shell, "best" if best else "last", to, telling)
+        over = not remote.status(shell, chosen).alive
+    released = _release(store, chosen) if over and not keep else None
     if json:
         view.json_line(
             {
@@ -54,6 +61,8 @@ def command(
                 ],
             }
         )
+        if released:
+            view.say(released)
         return
     view.files_table([(a.role, a.name, a.bytes, a.sha256) for a in got.files])
     value = "" if got.value is None else f", val_accuracy {got.value:.4f}"
@@ -61,6 +70,18 @@ def command(
     view.say(f"epoch {got.epoch} of {got.run}{value} {state}, verified: {_short(got.dir)}", level="good")
     if got.synthetic:
         view.say("trained on SYNTHETIC data: it knows nothing of speech", level="warning")
+    if released:
+        view.say(released)
+
+
+def _release(store: Store, run: Run) -> str | None:
+    """What the model's being home means for a rented machine, as a sentence."""
+    renter = providers.renter(run.machine.provider) if run.machine else None
+    if renter is None:
+        return None
+    with view.progress("ending the machine, as agreed"):
+        said: str | None = renter.release(store, run)
+    return said
 
 
 def _short(folder: Path) -> str:

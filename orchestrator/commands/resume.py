@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import remote, settings, start, view
+from orchestrator import providers, remote, settings, view
 from orchestrator import run as runs
-from orchestrator.commands.deploy import started
-from orchestrator.errors import BadRequest
+from orchestrator.commands import _renting
+from orchestrator.commands.deploy import begun, started
+from orchestrator.errors import BadRequest, MachineGone
 from orchestrator.follow import Follower
 from orchestrator.progress import Snapshot
+from orchestrator.providers import Errand
 from orchestrator.run import Run
 from orchestrator.store import Store
 from trainer import contract
@@ -26,6 +28,7 @@ def command(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How many epochs more.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Stay and watch.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Go on with a run that ended.
@@ -48,22 +51,21 @@ def command(
         )
         return
     key = settings.read().identity
-    with view.progress(f"{chosen.id} goes on", unit="bytes") as telling:
-        chosen, shell = start.begin(
-            store, chosen, attempt, key=key, report=None, telling=start.Telling(telling.phase, telling)
-        )
+    wish = providers.wish_for(chosen.where, key)
+    _renting.consent(wish, Errand(chosen, store, view.say), yes=yes)
+    chosen, shell = begun(store, chosen, attempt, f"{chosen.id} goes on", key=key, report=None)
     started(Follower(store, chosen, shell), follow=follow, json=json)
 
 
 def _attempt(store: Store, run: Run, lr: float | None, epochs: int | None) -> contract.Attempt | None:
     """What to ask for, by what the run has come to; None when there is nothing to do."""
     now = _now(store, run) if run.machine and run.python and run.attempts else None
-    begun = now is not None and (now.progress.attempt > 0 or now.verdict.state != "starting")
+    has_begun = now is not None and (now.progress.attempt > 0 or now.verdict.state != "starting")
     if lr is not None and not (now and now.progress.points):
         raise BadRequest(
             f"{run.id} has no best weights yet: 'ec2emo resume {run.id}' without --lr", run=run.id
         )
-    if not begun:
+    if not has_begun:
         # Asked for, but never begun: the same token cannot start it twice.
         token = run.attempts[-1].token if run.attempts else runs.new_token()
         return contract.Attempt(number=0, token=token, more_epochs=epochs)
@@ -89,6 +91,8 @@ def _now(store: Store, run: Run) -> Snapshot:
                 f"ends it",
                 run=run.id,
             )
+        return follower.once()
+    except MachineGone:
         return follower.once()
     finally:
         follower.close()

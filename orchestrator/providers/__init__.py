@@ -7,8 +7,7 @@ One that rents its machines says `RENTS = True`, and has what costs money asks f
 
     cost(wish, errand)      what acquire would begin to spend, as a sentence; None when nothing
     plan(wish, terms)       what it would ask for, looked up now; makes nothing
-    again(machine)          the machine at its present address; None when it does not run
-    fate(machine)           what became of a machine that does not answer, as a sentence; None when it runs
+    again(machine)          where one that does not answer is now, None when that is no news; MachineGone
     release(store, run)     the artifacts are home: end the machine as agreed; what that means, as a sentence
     roll_back(errand)       undo a start that was called off
     machines(region)        every machine of this user's, as rows

@@ -24,7 +24,7 @@ import paramiko
 
 from orchestrator import pins
 from orchestrator.errors import ContactLost, Refused
-from orchestrator.machine import Machine
+from orchestrator.machine import Machine, tunnel
 
 CONNECT_TIMEOUT = 15.0
 DEAD_AFTER_MS = 30_000  # sent data without an acknowledgement for so long: the link is gone
@@ -133,16 +133,6 @@ def _hop(
         with contextlib.suppress(OSError):
             connection.client.load_system_host_keys(str(Path(path).expanduser()))
     return Hop(name, connection, unsafe)
-
-
-def tunnel(machine: Machine) -> list[str]:
-    """The command whose standard input and output are the line to port 22 of a machine without open ports."""
-    assert machine.id is not None
-    region = ["--region", machine.region] if machine.region else []
-    if machine.via == "eice":
-        return ["aws", "ec2-instance-connect", "open-tunnel", "--instance-id", machine.id, *region]
-    session = ["--document-name", "AWS-StartSSHSession", "--parameters", "portNumber=22"]
-    return ["aws", "ssm", "start-session", "--target", machine.id, *session, *region]
 
 
 def _jumps(connection: Any, seen: tuple[str, ...] = ()) -> list[Hop]:

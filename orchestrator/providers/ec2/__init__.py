@@ -59,17 +59,13 @@ def plan(wish: Wish, terms: Terms) -> dict[str, Any]:
 
 
 def again(machine: Machine) -> Machine | None:
-    """The machine where it is now, our address let in; None when it does not run."""
+    """A machine that does not answer, where it is now, our address let in; None when nothing has changed.
+
+    Raises MachineGone when it has ended or is stopped.
+    """
     from orchestrator.providers.ec2 import lifecycle
 
     return lifecycle.again(machine)
-
-
-def fate(machine: Machine) -> str | None:
-    """What became of a machine that does not answer, in EC2's words; None when it runs."""
-    from orchestrator.providers.ec2 import lifecycle
-
-    return lifecycle.fate(machine)
 
 
 def release(store: Store, run: Run) -> str | None:
@@ -93,22 +89,22 @@ def machines(store: Store, region: str | None) -> list[dict[str, Any]]:
     return lifecycle.machines(store, region)
 
 
-def start(store: Store, name: str, region: str | None) -> str:
+def start(store: Store, name: str, region: str | None, *, adopt: bool = False) -> str:
     """Start a stopped machine; the sentence to say."""
     from orchestrator.providers.ec2 import lifecycle
 
-    return lifecycle.start(store, name, region)
+    return lifecycle.start(store, name, region, adopt=adopt)
 
 
-def stop(store: Store, name: str, region: str | None) -> str:
+def stop(store: Store, name: str, region: str | None, *, adopt: bool = False) -> str:
     """Stop one, its disk stays; the sentence to say."""
     from orchestrator.providers.ec2 import lifecycle
 
-    return lifecycle.stop(store, name, region)
+    return lifecycle.stop(store, name, region, adopt=adopt)
 
 
-def terminate(store: Store, name: str, region: str | None) -> str:
+def terminate(store: Store, name: str, region: str | None, *, adopt: bool = False) -> str:
     """End one for good, and remove what was made around it; the sentence to say."""
     from orchestrator.providers.ec2 import lifecycle
 
-    return lifecycle.terminate(store, name, region)
+    return lifecycle.terminate(store, name, region, adopt=adopt)

@@ -15,6 +15,7 @@ from typing import Any
 import boto3
 import botocore.config
 import botocore.exceptions as failed
+import botocore.parsers
 
 from orchestrator.errors import BadRequest, Ec2emoError, OutcomeUnknown, Refused
 from orchestrator.providers.ec2 import outcome
@@ -34,6 +35,12 @@ _NO_CREDENTIALS = (
     failed.SSOError,
     failed.TokenRetrievalError,
     failed.RefreshWithMFAUnsupportedError,
+)
+_NO_ANSWER = (
+    failed.HTTPClientError,
+    failed.ConnectionError,
+    failed.IncompleteReadError,
+    botocore.parsers.ResponseParserError,
 )
 
 
@@ -114,7 +121,9 @@ class Aws:
         except ValueError:
             return None
 
-    def _send(self, service: str, operation: str, request: Mapping[str, Any], *, once: bool) -> dict[str, Any]:
+    def _send(
+        self, service: str, operation: str, request: Mapping[str, Any], *, once: bool
+    ) -> dict[str, Any]:
         with _translated(self.region):
             answer: dict[str, Any] = getattr(self._client(service, once=once), operation)(**request)
             return answer
@@ -124,7 +133,9 @@ class Aws:
             if (service, once) not in self._clients:
                 region = PRICES_REGION if service == "pricing" else self.region
                 config = _ONCE if once else _PATIENT
-                self._clients[service, once] = self._session.client(service, region_name=region, config=config)
+                self._clients[service, once] = self._session.client(
+                    service, region_name=region, config=config
+                )
             return self._clients[service, once]
 
 
@@ -151,7 +162,7 @@ class _translated:  # noqa: N801 - used like a function
             raise outcome.error_for([told], region=self._region) from error
         if isinstance(error, _NO_CREDENTIALS):
             raise _refused(error) from error
-        if isinstance(error, (failed.HTTPClientError, failed.ConnectionError, failed.ParseError)):
+        if isinstance(error, _NO_ANSWER):
             raise OutcomeUnknown(
                 f"AWS in {self._region} gave no answer ({_short(error)}): check the network and repeat the "
                 f"command",

@@ -56,7 +56,8 @@ def cost(wish: Wish, errand: Errand) -> str | None:
         return None
     name = str(instance["InstanceType"])
     price = prices.on_demand(aws, [name])[name]
-    return f"{instance['InstanceId']} ({name}) is {instances.state(instance)}: start it, at ${price.usd:.2f} an hour?"
+    state = instances.state(instance)
+    return f"{instance['InstanceId']} ({name}) is {state}: start it, at ${price.usd:.2f} an hour?"
 
 
 def plan(aws: Aws, wish: Wish) -> dict[str, Any]:
@@ -102,7 +103,9 @@ def _machine(aws: Aws, wish: Wish, instance: dict[str, Any], terms: Terms) -> Ma
         raise BadRequest(
             f"the image of {instance_id} does not tell whom to log in as: write --on USER@{instance_id}"
         )
-    address = instance_id if terms.via else instance.get("PublicIpAddress") or instance.get("PrivateIpAddress")
+    address = (
+        instance_id if terms.via else instance.get("PublicIpAddress") or instance.get("PrivateIpAddress")
+    )
     key = str(Path(wish.key).expanduser().absolute()) if wish.key else None
     return Machine(
         "ec2", host=str(address), user=user, key=key, id=instance_id, region=aws.region, via=terms.via
@@ -162,7 +165,9 @@ def _adopt(aws: Aws, errand: Errand, instance: dict[str, Any], machine: Machine)
             reached=clock.now(),
         )
         price = prices.of(aws, str(instance["InstanceType"]), lease.market or "on-demand", None)
-        store.keep_lease(dataclasses.replace(lease, usd_per_hour=price.usd, priced=f"{price.source}, {price.date}"))
+        store.keep_lease(
+            dataclasses.replace(lease, usd_per_hour=price.usd, priced=f"{price.source}, {price.date}")
+        )
         added = tags.of(owner=owner, run=run.id, uid=run.spec.uid, number=lease.number, until="")
         added = {k: v for k, v in added.items() if k.startswith(tags.PREFIX) and v}
         aws.ask("ec2", "create_tags", Resources=[instance_id], Tags=tags.as_list(added))

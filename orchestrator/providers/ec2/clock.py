@@ -21,7 +21,7 @@ def sleep(seconds: float) -> None:
 
 
 def every(seconds: float, *, within: float) -> Iterator[float]:
-    """Yield at once and then every `seconds` until `within` have passed; what is yielded is the time spent."""
+    """Yield at once and then every `seconds` until `within` have passed; yields the time spent."""
     began = now()
     while True:
         yield now() - began

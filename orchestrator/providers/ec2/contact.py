@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from orchestrator.ssh import SSHShell
 
 BOOT_PATIENCE = 300.0  # seconds from running to the first answer on port 22
-SETTLED_WITHIN = 90.0  # seconds for which sshd may still show its own key, or not know ours, at the first boot
+SETTLED_WITHIN = (
+    90.0  # seconds for which sshd may still show its own key, or not know ours, at the first boot
+)
 ASK_EVERY = 1.0
 ROTATED_WITHIN = 30.0
 
@@ -83,7 +85,8 @@ def reach(machine: Machine, look: Look, *, within: float = BOOT_PATIENCE) -> SSH
     raise ContactLost(
         f"{machine.name} runs, but nothing has answered on {machine.host}, port {machine.port or 22}, for "
         f"{within:.0f} s ({last}); it goes on costing: repeat the command, see its console with 'aws ec2 "
-        f"get-console-output --latest --instance-id {machine.id}', or 'ec2emo machines terminate {machine.id}'"
+        f"get-console-output --latest --instance-id {machine.id}', or end it with 'ec2emo machines terminate "
+        f"{machine.id}'"
     )
 
 

@@ -87,7 +87,12 @@ def close_unheard(book: Book, aws: Aws, say: Say) -> None:
 
 def instances(aws: Aws, lease: Lease, states: tuple[str, ...] = ALIVE) -> Iterator[dict[str, Any]]:
     """The machines that carry this lease's tags."""
-    wanted = {tags.OWNER: lease.owner, tags.RUN: lease.run, tags.UID: lease.uid, tags.ATTEMPT: str(lease.number)}
+    wanted = {
+        tags.OWNER: lease.owner,
+        tags.RUN: lease.run,
+        tags.UID: lease.uid,
+        tags.ATTEMPT: str(lease.number),
+    }
     filters = [{"Name": f"tag:{k}", "Values": [v]} for k, v in wanted.items()]
     filters.append({"Name": "instance-state-name", "Values": list(states)})
     for reservation in aws.all("ec2", "describe_instances", "Reservations", Filters=filters):
@@ -106,7 +111,12 @@ def _send(book: Book, aws: Aws, call: Call) -> list[Failure]:
     except Ec2emoError as e:
         # Refused as a whole: no machine can come of it.
         book.keep_call(dataclasses.replace(call, outcome=e.code or type(e).__name__))
-        if outcome.cause_of_code(e.code or "") in (Cause.REFUSED, Cause.MISMATCH, Cause.WRONG, Cause.THROTTLED):
+        if outcome.cause_of_code(e.code or "") in (
+            Cause.REFUSED,
+            Cause.MISMATCH,
+            Cause.WRONG,
+            Cause.THROTTLED,
+        ):
             raise
         return [api.failure_of(e)]
     for made in answer.get("Instances") or ():

@@ -57,7 +57,9 @@ def find(aws: Aws, terms: Terms) -> Image:
     if parameter:
         return _made(_described(aws, image_id), f"resolve:ssm:{parameter}")
     if terms.image:
-        raise BadRequest(f"{terms.image!r:.100} is neither an AMI (ami-…) nor an SSM parameter that holds one")
+        raise BadRequest(
+            f"{terms.image!r:.100} is neither an AMI (ami-…) nor an SSM parameter that holds one"
+        )
     newest = _newest(aws)
     return _made(newest, str(newest["ImageId"]))
 
@@ -92,15 +94,16 @@ def _newest(aws: Aws) -> dict[str, Any]:
     found = list(aws.all("ec2", "describe_images", "Images", Owners=OWNERS, Filters=filters))
     if not found:
         raise BadRequest(
-            f"AWS offers no Deep Learning Base AMI in {aws.region}: name an image under [ec2] in ec2emo.toml, "
-            f"or another --region"
+            f"AWS offers no Deep Learning Base AMI in {aws.region}: name an image under [ec2] in "
+            f"ec2emo.toml, or another --region"
         )
-    return dict(max(found, key=lambda i: ("24.04" in str(i.get("Name")), str(i.get("CreationDate", "")))))
+    return max(found, key=lambda i: ("24.04" in str(i.get("Name")), str(i.get("CreationDate", ""))))
 
 
 def _made(body: dict[str, Any], ask_for: str) -> Image:
     device = str(body.get("RootDeviceName") or "/dev/sda1")
-    sizes = [int((m.get("Ebs") or {}).get("VolumeSize") or 8) for m in body.get("BlockDeviceMappings") or ()]
+    disks: list[dict[str, Any]] = [m.get("Ebs") or {} for m in body.get("BlockDeviceMappings") or ()]
+    sizes = [int(disk.get("VolumeSize") or 8) for disk in disks]
     return Image(
         id=str(body["ImageId"]),
         ask_for=ask_for,

@@ -78,7 +78,7 @@ def stop(aws: Aws, instance_id: str) -> None:
 def terminate(aws: Aws, instance_id: str, *, born: float | None = None) -> None:
     """End it for good; one that is gone is gone. Raises OutcomeUnknown when EC2 does not confirm.
 
-    `born` is when it was made: for a while after that EC2 may not know it yet, which does not mean it is gone.
+    `born` is when it was made: for a while after that EC2 may not know it yet, which is not being gone.
     """
     last: Ec2emoError | None = None
     young = VISIBLE_WITHIN - (clock.now() - born) if born else 0.0
@@ -94,8 +94,8 @@ def terminate(aws: Aws, instance_id: str, *, born: float | None = None) -> None:
                 raise
             last = e
     raise OutcomeUnknown(
-        f"{instance_id} could not be terminated and goes on costing ({last}): repeat the command, or end it in "
-        f"the EC2 console",
+        f"{instance_id} could not be terminated and goes on costing ({last}): repeat the command, or end it "
+        f"in the EC2 console",
         code=last.code if last else None,
     )
 

@@ -35,9 +35,13 @@ def user_key() -> Path:
             _write_private(path, _generate(), replace=False)
         mode = path.lstat()
     except OSError as e:
-        raise BadRequest(f"cannot keep a key in {path} ({e.strerror}): set EC2EMO_HOME to another folder") from e
+        raise BadRequest(
+            f"cannot keep a key in {path} ({e.strerror}): set EC2EMO_HOME to another folder"
+        ) from e
     if not stat.S_ISREG(mode.st_mode) or mode.st_uid != os.getuid() or mode.st_mode & 0o077:
-        raise Refused(f"{path} is not yours alone: 'chmod 600 {path}', or move it away to have a new one made")
+        raise Refused(
+            f"{path} is not yours alone: 'chmod 600 {path}', or move it away to have a new one made"
+        )
     return path
 
 

@@ -59,7 +59,9 @@ def family(name: str) -> Family:
         return "g"
     if first == "p":
         return "p"
-    return "standard" if first[:1] in set("acdhimrtz") and first not in ("dl", "trn", "hpc", "inf") else "other"
+    return (
+        "standard" if first[:1] in set("acdhimrtz") and first not in ("dl", "trn", "hpc", "inf") else "other"
+    )
 
 
 def disk_usd_per_hour(terms: Terms) -> float:

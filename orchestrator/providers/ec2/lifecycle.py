@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.errors import BadRequest, Ec2emoError, Refused
+from orchestrator.errors import BadRequest, Ec2emoError, MachineGone, Refused
 from orchestrator.lease import Lease
 from orchestrator.machine import Machine
 from orchestrator.providers.ec2 import (
@@ -29,14 +29,27 @@ from orchestrator.providers.ec2.book import Book
 from orchestrator.run import Run
 from orchestrator.store import Store
 
+SPOT_ENDS = ("Server.SpotInstanceTermination", "Server.SpotInstanceShutdown")
+
 
 def again(machine: Machine) -> Machine | None:
-    """The machine at its present address, with this computer's address let in; None when it does not run."""
+    """The machine at its present address, with this computer's address let in; None when nothing changed.
+
+    Raises MachineGone when it has ended or is stopped, in EC2's words.
+    """
     assert machine.id is not None
     aws = api.connected(machine.region)
     instance = instances.describe(aws, machine.id)
-    if instance is None or instances.state(instance) != "running":
-        return None
+    if instance is None:
+        raise MachineGone(f"{machine.id} is gone: EC2 no longer knows it")
+    state, why = instances.state(instance), instances.reason(instance)
+    if state in ("stopping", "stopped"):
+        raise MachineGone(
+            f"{machine.id} is {state} ({why}): 'ec2emo machines start {machine.id}' brings it back"
+        )
+    if state in instances.OVER:
+        code = str((instance.get("StateReason") or {}).get("Code", ""))
+        raise MachineGone(f"{machine.id} is {state} ({why})", interrupted=code in SPOT_ENDS, code=code)
     changed = False
     lease = lease_of(Store(), machine.id)
     if lease is not None and lease.group and lease.made:
@@ -46,16 +59,6 @@ def again(machine: Machine) -> Machine | None:
         return machine if changed else None
     found = dataclasses.replace(machine, host=str(address))
     return found if changed or found != machine else None
-
-
-def fate(machine: Machine) -> str | None:
-    """Why it does not answer, in EC2's words; None when EC2 says that it runs."""
-    assert machine.id is not None
-    instance = instances.describe(api.connected(machine.region), machine.id)
-    if instance is None:
-        return f"{machine.id} is gone: EC2 no longer knows it"
-    state = instances.state(instance)
-    return None if state in ("running", "pending") else f"{machine.id} is {state} ({instances.reason(instance)})"
 
 
 def release(store: Store, run: Run) -> str | None:
@@ -134,8 +137,8 @@ def _stop(aws: Aws, lease: Lease) -> str:
     instances.await_state(aws, lease.instance, "stopped")
     a_day = ladder.disk_usd_per_hour(lease.terms) * 24
     return (
-        f"{lease.instance} is stopped ({spending.bill(lease, None)}); its disk costs ${a_day:.2f} a day until "
-        f"'ec2emo machines terminate {lease.instance}'"
+        f"{lease.instance} is stopped ({spending.bill(lease, None)}); its disk costs ${a_day:.2f} a day "
+        f"until 'ec2emo machines terminate {lease.instance}'"
     )
 
 

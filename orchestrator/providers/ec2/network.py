@@ -107,7 +107,9 @@ def admit(aws: Aws, group_id: str, network: str | None) -> bool:
         aws.ask("ec2", "revoke_security_group_ingress", GroupId=group_id, IpPermissions=[_permission(old)])
     for new in wanted - there:
         try:
-            aws.ask("ec2", "authorize_security_group_ingress", GroupId=group_id, IpPermissions=[_permission(new)])
+            aws.ask(
+                "ec2", "authorize_security_group_ingress", GroupId=group_id, IpPermissions=[_permission(new)]
+            )
         except Ec2emoError as e:
             if e.code != "InvalidPermission.Duplicate":
                 raise

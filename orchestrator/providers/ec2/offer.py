@@ -101,8 +101,8 @@ def minutes(terms: Terms, worst: float) -> int:
         limit = min(limit, math.floor(terms.max_cost / (worst + ladder.disk_usd_per_hour(terms)) * 60))
         if limit < LEAST_MINUTES:
             raise CapReached(
-                f"--max-cost {terms.max_cost:g} pays for {limit} minutes at ${worst:.2f} an hour, and a start "
-                f"alone takes {LEAST_MINUTES}: raise it, or name a cheaper --instance-type"
+                f"--max-cost {terms.max_cost:g} pays for {limit} minutes at ${worst:.2f} an hour, and a "
+                f"start alone takes {LEAST_MINUTES}: raise it, or name a cheaper --instance-type"
             )
     return max(1, limit)
 

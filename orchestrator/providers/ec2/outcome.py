@@ -172,50 +172,70 @@ def error_for(failures: Sequence[Failure], *, region: str, market: str | None = 
 _WORDS: dict[Cause, tuple[type[Ec2emoError], str]] = {
     Cause.REFUSED: (
         errors.Refused,
-        "AWS does not let you do that in {region} ({code}: {said}): 'ec2emo doctor --on ec2' says which "
-        "permission or credential is missing",
+        (
+            "AWS does not let you do that in {region} ({code}: {said}): 'ec2emo doctor --on ec2' says which "
+            "permission or credential is missing"
+        ),
     ),
     Cause.QUOTA: (
         errors.QuotaExceeded,
-        "the {market} quota of this account in {region} is used up ({code}: {said}): ask for more of "
-        "{quota} at {quotas}/{quota}, name another --region, or {other}",
+        (
+            "the {market} quota of this account in {region} is used up ({code}: {said}): ask for more of "
+            "{quota} at {quotas}/{quota}, name another --region, or {other}"
+        ),
     ),
     Cause.MISMATCH: (
         errors.BadRequest,
-        "this was asked of EC2 before, in other words ({code}: {said}): 'ec2emo gc' removes what was begun, "
-        "then repeat the command",
+        (
+            "this was asked of EC2 before, in other words ({code}: {said}): 'ec2emo gc' removes what was "
+            "begun, then repeat the command"
+        ),
     ),
     Cause.THROTTLED: (
         errors.Throttled,
-        "EC2 in {region} asks to slow down ({code}: {said}): nothing was started; repeat the command in a "
-        "few minutes",
+        (
+            "EC2 in {region} asks to slow down ({code}: {said}): nothing was started; repeat the command in "
+            "a few minutes"
+        ),
     ),
     Cause.UNKNOWN: (
         errors.OutcomeUnknown,
-        "EC2 in {region} did not say whether it did what was asked ({code}: {said}): repeat the command, it "
-        "asks with the same token; 'ec2emo gc' finds what was started",
+        (
+            "EC2 in {region} did not say whether it did what was asked ({code}: {said}): repeat the command, "
+            "it asks with the same token; 'ec2emo gc' finds what was started"
+        ),
     ),
     Cause.PRICE: (
         errors.PriceTooLow,
-        "the most you would pay is below the market in {region} ({code}: {said}): --on-demand has a fixed "
-        "price, 'ec2emo deploy ... --plan' shows both",
+        (
+            "the most you would pay is below the market in {region} ({code}: {said}): --on-demand has a "
+            "fixed price, 'ec2emo deploy ... --plan' shows both"
+        ),
     ),
     Cause.CAPACITY: (
         errors.NoCapacity,
-        "no {market} machine is free in {region} ({code}: {said}; asked: {pools}): repeat in ten minutes, "
-        "or name another --instance-type, another --region, or the other of --spot and --on-demand",
+        (
+            "no {market} machine is free in {region} ({code}: {said}; asked: {pools}): repeat in ten "
+            "minutes, or name another --instance-type, another --region, or the other of --spot and "
+            "--on-demand"
+        ),
     ),
     Cause.SPENT: (
         errors.RunFailed,
-        "the machine that was asked for is gone again ({code}: {said}): repeat the command, which asks anew",
+        (
+            "the machine that was asked for is gone again ({code}: {said}): repeat the command, which asks "
+            "anew"
+        ),
     ),
     Cause.UNSUPPORTED: (
         errors.BadRequest,
-        "{region} does not offer that ({code}: {said}; asked: {pools}): name another --instance-type or "
-        "--region",
+        (
+            "{region} does not offer that ({code}: {said}; asked: {pools}): name another --instance-type or "
+            "--region"
+        ),
     ),
     Cause.WRONG: (
         errors.BadRequest,
-        "EC2 in {region} cannot do that ({code}: {said}): check the options and [ec2] in ec2emo.toml",
+        ("EC2 in {region} cannot do that ({code}: {said}): check the options and [ec2] in ec2emo.toml"),
     ),
 }

@@ -123,7 +123,9 @@ def _known(kept: Mapping[str, Any] | None, name: str, all_kept: Mapping[str, Any
 
 def _is_fresh(kept: Mapping[str, Any] | None) -> bool:
     try:
-        since = datetime.date.fromisoformat(_today()) - datetime.date.fromisoformat(str(kept and kept["date"]))
+        since = datetime.date.fromisoformat(_today()) - datetime.date.fromisoformat(
+            str(kept and kept["date"])
+        )
     except ValueError:
         return False
     return since.days <= FRESH_DAYS

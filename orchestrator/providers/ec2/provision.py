@@ -56,6 +56,7 @@ def provide(errand: Errand) -> Machine:
         if lease is not None and lease.ended is None and lease.instance and _gone(store, aws, lease):
             lease = store.lease(run.id)
         if lease is None or lease.ended is not None:
+            _refuse_empty_hands(run, lease)
             lease = _new(aws, run, terms, number=lease.number + 1 if lease else 1)
         return _go_on(Book(store, lease), aws, errand.say)
 
@@ -132,6 +133,16 @@ def _new(aws: Aws, run: Run, terms: Terms, number: int) -> Lease:
     )
 
 
+def _refuse_empty_hands(run: Run, lease: Lease | None) -> None:
+    """A run that has begun cannot go on where nothing of it is."""
+    if lease is not None and any(asked.number for asked in run.attempts):
+        raise BadRequest(
+            f"the machine of {run.id} has ended ({lease.why_ended}), and its checkpoints with it: deploy a "
+            f"new run; after 'ec2emo setup' checkpoints are kept in S3 too",
+            run=run.id,
+        )
+
+
 def _gone(store: Store, aws: Aws, lease: Lease) -> bool:
     """Whether the machine of a lease has ended without us; the lease then says why."""
     assert lease.instance is not None
@@ -195,9 +206,7 @@ def _prepare(book: Book, aws: Aws, found: Offer, until: float) -> str:
     lease = book.lease
     _, public = keys.host_key(book.store, lease.run)
     ours = keys.public_half(keys.user_key())
-    book.keep(
-        host_key=public, worst=found.worst, until=until, image=found.image.id, user=found.image.user
-    )
+    book.keep(host_key=public, worst=found.worst, until=until, image=found.image.id, user=found.image.user)
     tagged = book.tags(until)
     key = keys.imported(aws, lease.owner, ours)
     group = lease.group or network.group(aws, book.name, found.vpc, tagged)

@@ -86,7 +86,7 @@ def _allowed(aws: Aws, code: str) -> float | None:
 
 
 def _used(aws: Aws, market: Market, family: str) -> int:
-    """vCPUs of this family that run now, ours or not."""
+    """Virtual CPUs of this family that run now, ours or not."""
     rows = aws.all(
         "ec2",
         "describe_instances",

@@ -29,7 +29,11 @@ def cost(errand: Errand) -> str | None:
     limit = offer.minutes(terms, found.worst)
     least = min(found.prices[t].usd for t in found.types)
     most = (found.worst + ladder.disk_usd_per_hour(terms)) * limit / 60
-    guessed = f" (no price is known for {', '.join(found.guessed)}: the worst known counts)" if found.guessed else ""
+    guessed = (
+        f" (no price is known for {', '.join(found.guessed)}: the worst known counts)"
+        if found.guessed
+        else ""
+    )
     spot = ", spot first" if terms.market == "spot" else ", spot alone" if terms.market == "spot-only" else ""
     others = f" or one of {len(found.types) - 1} others" if len(found.types) > 1 else ""
     return (

@@ -59,7 +59,7 @@ def test_every_code_has_its_exit_code_and_says_what_to_do(code: str, exit_code: 
     error = outcome.error_for([failure(code)], region="us-east-1", market="on-demand")
     assert error.exit_code == exit_code
     assert error.code == code
-    assert code in str(error) and "us-east-1" in str(error) or exit_code == 2
+    assert code in str(error)
     assert ": " in str(error)
 
 
@@ -78,7 +78,13 @@ def test_every_pair_in_one_answer_comes_down_to_one_cause() -> None:
 
 
 def test_the_five_causes_have_five_exit_codes_and_five_sentences() -> None:
-    codes = ("VcpuLimitExceeded", "InsufficientInstanceCapacity", "SpotMaxPriceTooLow", "AuthFailure", "Throttling")
+    codes = (
+        "VcpuLimitExceeded",
+        "InsufficientInstanceCapacity",
+        "SpotMaxPriceTooLow",
+        "AuthFailure",
+        "Throttling",
+    )
     told = [outcome.error_for([failure(c)], region="eu-west-1") for c in codes]
     assert [e.exit_code for e in told] == [3, 4, 10, 5, 11]
     assert len({str(e).partition("(")[0] for e in told}) == 5
