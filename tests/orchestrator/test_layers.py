@@ -36,9 +36,9 @@ LAYERS = (
 )
 LIGHT_HALF = {"contract", "clips", "demo", "recipes"}
 # Who alone may import a library; a name ending in / is a folder.
-ALONE = {
-    "boto3": "orchestrator/providers/ec2/api.py",
-    "botocore": "orchestrator/providers/ec2/api.py",
+ALONE: dict[str, str | tuple[str, ...]] = {
+    "boto3": ("orchestrator/providers/ec2/api.py", "remote_env/mirror.py"),
+    "botocore": ("orchestrator/providers/ec2/api.py", "remote_env/mirror.py"),
     "cryptography": "orchestrator/providers/ec2/keys.py",
     "fabric": "orchestrator/ssh/",
     "invoke": "orchestrator/ssh/",
