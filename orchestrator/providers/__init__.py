@@ -12,7 +12,7 @@ One that rents its machines says `RENTS = True`, and has what costs money asks f
     roll_back(errand)       undo a start that was called off
     machines(region)        every machine of this user's, as rows
     start, stop, terminate  (name, ...) what a person asks of one of them
-    collect(store, region)  what nobody needs any more, each with what to do about it
+    collect(store, ...)     what nobody needs any more, each with what to do about it; and doing that
     checks(wish, terms)     what could stand in the way, for doctor
 """
 

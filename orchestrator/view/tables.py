@@ -83,6 +83,19 @@ def machines_table(rows: Sequence[Mapping[str, Any]]) -> None:
     _table(known, ([_cell(c.key, row.get(c.key)) for c in known] for row in rows))
 
 
+def findings_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What gc found, as `gc --json` prints it."""
+    columns = [
+        Column("act"),
+        Column("kind"),
+        Column("id"),
+        Column("run", 2),
+        Column("why"),
+        Column("region", 3),
+    ]
+    _table(columns, ([_cell(c.key, row.get(c.key)) for c in columns] for row in rows))
+
+
 def files_table(rows: Iterable[tuple[str, str, int, str]]) -> None:
     """Files that came home: role, path, bytes, sha256."""
     columns = [Column("role", 1), Column("file"), Column("size", 2, right=True), Column("sha256", 3)]

@@ -26,7 +26,6 @@ LIST_PRICES = {
     "gr6.4xlarge": 1.5392,
     "g6e.xlarge": 1.861,
     "g6e.2xlarge": 2.24208,
-    "p3.2xlarge": 3.06,
     "p4d.24xlarge": 21.957642,
     "p5.4xlarge": 4.326,
     "p5.48xlarge": 55.04,

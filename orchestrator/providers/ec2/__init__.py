@@ -15,6 +15,8 @@ from orchestrator.machine import Machine, Terms
 from orchestrator.providers import Errand, Wish
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from orchestrator.run import Run
     from orchestrator.store import Store
 
@@ -80,6 +82,15 @@ def roll_back(errand: Errand) -> None:
     from orchestrator.providers.ec2 import provision
 
     provision.roll_back(errand.store, errand.run.id, errand.say)
+
+
+def collect(
+    store: Store, region: str | None, say: Callable[[str], None], *, remove: bool
+) -> list[dict[str, Any]]:
+    """What of ours nobody needs, each with what to do about it; with `remove` it is done."""
+    from orchestrator.providers.ec2 import collect as sweep
+
+    return sweep.collect(store, region, say, remove=remove)
 
 
 def machines(store: Store, region: str | None) -> list[dict[str, Any]]:

@@ -169,5 +169,5 @@ def _adopt(aws: Aws, errand: Errand, instance: dict[str, Any], machine: Machine)
             dataclasses.replace(lease, usd_per_hour=price.usd, priced=f"{price.source}, {price.date}")
         )
         added = tags.of(owner=owner, run=run.id, uid=run.spec.uid, number=lease.number, until="")
-        added = {k: v for k, v in added.items() if k.startswith(tags.PREFIX) and v}
+        added = {k: v for k, v in added.items() if k.startswith(tags.PREFIX) and v} | {tags.ADOPTED: "yes"}
         aws.ask("ec2", "create_tags", Resources=[instance_id], Tags=tags.as_list(added))

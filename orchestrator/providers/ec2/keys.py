@@ -88,6 +88,12 @@ def imported(aws: Aws, owner: str, public: str) -> str:
     return name
 
 
+def own_name(owner: str) -> str | None:
+    """The name of this computer's key in EC2; None while there is no key here."""
+    path = home() / "keys" / USER_KEY
+    return key_name(owner, public_half(path)) if path.exists() else None
+
+
 def key_name(owner: str, public: str) -> str:
     """Of its content, so that two computers of one person have two."""
     import hashlib

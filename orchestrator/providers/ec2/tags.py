@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 PREFIX = "ec2emo:"
-OWNER, RUN, UID, ATTEMPT, CALL, UNTIL, VERSION = (
-    PREFIX + name for name in ("owner", "run", "uid", "attempt", "call", "until", "version")
+OWNER, RUN, UID, ATTEMPT, CALL, UNTIL, VERSION, ADOPTED = (
+    PREFIX + name for name in ("owner", "run", "uid", "attempt", "call", "until", "version", "adopted")
 )
 TAGS_VERSION = "1"
 
