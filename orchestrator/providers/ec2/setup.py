@@ -22,8 +22,8 @@ MADE_WITHIN = 600.0
 DELETED_AT_ONCE = 1000  # objects, the most S3 takes in one request
 BROKEN = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED")
 MISSING = (
-    "'ec2emo setup' has not been run here: no copy of the run is kept in S3, so what is not downloaded is lost "
-    "with the machine, and nothing outside the machine ends it"
+    "'ec2emo setup' has not been run here: no copy of the run is kept in S3, so what is not downloaded is "
+    "lost with the machine, and nothing outside the machine ends it"
 )
 
 Say = Callable[[str], None]
@@ -164,8 +164,8 @@ def _await_end(aws: Aws, say: Say) -> None:
             return
         if stack["StackStatus"] == "DELETE_FAILED":
             raise RunFailed(
-                f"the stack {STACK} could not be removed from {aws.region}: {_why_failed(aws)}; mend that and "
-                f"repeat the command"
+                f"the stack {STACK} could not be removed from {aws.region}: {_why_failed(aws)}; mend that "
+                f"and repeat the command"
             )
         say(f"removing, {spent:.0f} s")
     raise OutcomeUnknown(f"the stack {STACK} in {aws.region} is still there: repeat the command later")
