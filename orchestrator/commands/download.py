@@ -9,8 +9,9 @@ import typer
 
 from orchestrator import providers, remote, view
 from orchestrator.connect import open_shell
-from orchestrator.errors import BadRequest
-from orchestrator.fetch import fetch
+from orchestrator.errors import BadRequest, ContactLost, Ec2emoError, MachineGone
+from orchestrator.fetch import Fetched, fetch
+from orchestrator.machine import Machine
 from orchestrator.run import Run
 from orchestrator.store import Store
 

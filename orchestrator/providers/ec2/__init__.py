@@ -15,9 +15,9 @@ from orchestrator.machine import Machine, Terms
 from orchestrator.providers import Errand, Wish
 
 if TYPE_CHECKING:
-    from orchestrator.providers.ec2.replica import Replica
     from collections.abc import Callable
 
+    from orchestrator.providers.ec2.replica import Replica
     from orchestrator.run import Run
     from orchestrator.store import Store
 

@@ -59,7 +59,7 @@ def provide(errand: Errand) -> Machine:
             lease = store.lease(run.id)
         if lease is None or lease.ended is not None:
             _refuse_empty_hands(run, lease)
-            lease = _new(aws, run, terms, number=lease.number + 1 if lease else 1)
+            lease = new_lease(aws, run, terms, number=lease.number + 1 if lease else 1)
         return _go_on(Book(store, lease), aws, errand.say)
 
 
@@ -125,7 +125,8 @@ def machine_of(lease: Lease, instance: dict[str, Any]) -> Machine:
     )
 
 
-def _new(aws: Aws, run: Run, terms: Terms, number: int) -> Lease:
+def new_lease(aws: Aws, run: Run, terms: Terms, number: int) -> Lease:
+    """One in which nothing has happened yet."""
     return Lease(
         run=run.id,
         uid=run.spec.uid,
@@ -163,9 +164,7 @@ def _gone(store: Store, aws: Aws, lease: Lease) -> bool:
 
 
 def _go_on(book: Book, aws: Aws, say: Say) -> Machine:
-    fleet.settle(book, aws, say)
-    if book.lease.instance is None:
-        _launch(book, aws, say)
+    find_or_launch(book, aws, say)
     end_from_outside(book.lease, aws)
     instance = _running(book, aws, say)
     if book.lease.template:
@@ -181,7 +180,14 @@ def _go_on(book: Book, aws: Aws, say: Say) -> Machine:
     return machine
 
 
-def _launch(book: Book, aws: Aws, say: Say) -> None:
+def find_or_launch(book: Book, aws: Aws, say: Say) -> None:
+    """The lease names a machine: one that was asked for and not heard of, or a new one."""
+    fleet.settle(book, aws, say)
+    if book.lease.instance is None:
+        launch(book, aws, say)
+
+
+def launch(book: Book, aws: Aws, say: Say) -> None:
     """From nothing to a machine that is named in the lease."""
     say(f"looking at what {aws.region} offers")
     terms = book.lease.terms

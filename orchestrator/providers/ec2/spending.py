@@ -30,7 +30,7 @@ def cost(errand: Errand) -> str | None:
     least = min(found.prices[t].usd for t in found.types)
     most = (found.worst + ladder.disk_usd_per_hour(terms)) * limit / 60
     guessed = (
-        f" (no price is known for {', '.join(found.guessed)}: the worst known counts)"
+        f" (AWS tells no price for {', '.join(found.guessed)}: what is known of 2025 counts)"
         if found.guessed
         else ""
     )

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from orchestrator.machine import Terms
+from orchestrator.providers import Errand
+from orchestrator.run import Run
+from orchestrator.store import Store
 from tests.conftest import Ec2emo
+from trainer import contract
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cloud.cloud import Cloud
+
+NEVER = 1e9  # seconds
 
 
 @pytest.fixture
-def at_home(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The test's own process is the user's computer: its AWS is the test cloud, its home is empty."""
-    from orchestrator.providers.ec2 import api
+def at_home(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    """The test's own process is the user's computer: its AWS is the test cloud, its time the cloud's."""
+    from orchestrator.providers.ec2 import api, clock
 
     for name, value in environment(cloud).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("EC2EMO_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(clock, "now", cloud.clock.now)
+    monkeypatch.setattr(clock, "sleep", cloud.clock.advance)
     api.connected.cache_clear()
-    yield tmp_path / "home"
+    yield Store()
     api.connected.cache_clear()
 
 
@@ -38,3 +47,14 @@ def renting(cloud: Cloud, ec2emo: Ec2emo) -> Ec2emo:
 def environment(cloud: Cloud) -> dict[str, str]:
     """What ec2emo needs to know of the cloud."""
     return {**cloud.environment, "EC2EMO_ADDRESS_SERVICE": cloud.address_url}
+
+
+def errand(store: Store, terms: Terms | None = None, name: str = "a-run") -> Errand:
+    """A run that is written down and wants a machine."""
+    spec = contract.Spec(
+        run=name, recipe="v9_attention", data="", fingerprint="", epochs=1, batch_size=8, uid=f"uid-of-{name}"
+    )
+    run = Run(name, spec, where="ec2", data="demo", created=time.time(), terms=terms or Terms())
+    if name not in store.ids():
+        store.create(run)
+    return Errand(run, store, lambda sentence: None)
