@@ -45,6 +45,12 @@ _NO_ANSWER = (
 
 
 @functools.cache
+def _session() -> Any:
+    """One for all regions: it holds the descriptions of the services, which take long to read."""
+    return boto3.session.Session()
+
+
+@functools.cache
 def connected(region: str | None) -> Aws:
     """AWS in a region, the one that is configured for None: one for each, since its clients cost time."""
     return Aws(region)
@@ -55,15 +61,16 @@ class Aws:
 
     def __init__(self, region: str | None = None) -> None:
         try:
-            self._session = boto3.session.Session(region_name=region)
+            self._session = _session()
+            named = region or self._session.region_name
         except failed.BotoCoreError as e:
             raise _refused(e) from e
-        if not self._session.region_name:
+        if not named:
             raise BadRequest(
                 "no AWS region is set: name one with --region, or 'region' under [ec2] in ec2emo.toml, or "
                 "with 'aws configure'"
             )
-        self.region: str = self._session.region_name
+        self.region: str = named
         self._lock = threading.Lock()
         self._clients: dict[tuple[str, bool], Any] = {}
 

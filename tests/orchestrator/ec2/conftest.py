@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
 
 NEVER = 1e9  # seconds
+TWO = ("g4dn.xlarge", "g5.xlarge")  # types; the whole ladder only takes longer
 
 
 @pytest.fixture
@@ -51,10 +53,12 @@ def environment(cloud: Cloud) -> dict[str, str]:
 
 def errand(store: Store, terms: Terms | None = None, name: str = "a-run") -> Errand:
     """A run that is written down and wants a machine."""
+    terms = terms or Terms()
+    terms = terms if terms.instance_types else dataclasses.replace(terms, instance_types=TWO)
     spec = contract.Spec(
         run=name, recipe="v9_attention", data="", fingerprint="", epochs=1, batch_size=8, uid=f"uid-of-{name}"
     )
-    run = Run(name, spec, where="ec2", data="demo", created=time.time(), terms=terms or Terms())
+    run = Run(name, spec, where="ec2", data="demo", created=time.time(), terms=terms)
     if name not in store.ids():
         store.create(run)
     return Errand(run, store, lambda sentence: None)

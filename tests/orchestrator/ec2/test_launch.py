@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from orchestrator.errors import BadRequest, CapReached, Ec2emoError, OutcomeUnknown
 from orchestrator.lease import Lease
 from orchestrator.machine import Terms
-from orchestrator.providers.ec2 import api, instances, provision
+from orchestrator.providers.ec2 import api, instances, ladder, network, provision
 from orchestrator.providers.ec2.book import Book
 from orchestrator.store import Store
 from tests.orchestrator.ec2.conftest import NEVER, errand
@@ -46,7 +47,7 @@ def left(cloud: Cloud) -> set[str]:
 
 
 def test_one_call_asks_for_all_types_in_all_zones(cloud: Cloud, at_home: Store) -> None:
-    lease = launch(at_home)
+    lease = launch(at_home, Terms(instance_types=tuple(t.name for t in ladder.LADDER)))
     (call,) = calls(cloud)
     overrides = call.parameters["LaunchTemplateConfigs"][0]["Overrides"]
     assert len({o["InstanceType"] for o in overrides}) == 7
@@ -67,7 +68,7 @@ def test_spot_first_and_then_on_demand_are_two_calls(cloud: Cloud, at_home: Stor
 
 def test_the_next_type_is_taken_where_the_first_is_gone(cloud: Cloud, at_home: Store) -> None:
     cloud.capacity["g4dn.xlarge", "*", "*"] = 0
-    assert launch(at_home).instance_type == "g6.xlarge"
+    assert launch(at_home).instance_type == "g5.xlarge"
     assert len(calls(cloud)) == 1
 
 
@@ -268,18 +269,14 @@ def test_two_computers_with_a_run_of_one_name_do_not_mix(cloud: Cloud, at_home: 
     launch(at_home)
     other = Store(at_home.root.parent / "other-home")
     run = errand(other).run
-    import dataclasses
-
     run = dataclasses.replace(run, spec=dataclasses.replace(run.spec, uid="another"))
-    book = Book(other, provision.new_lease(api.connected(None), run, Terms(), 1))
+    book = Book(other, provision.new_lease(api.connected(None), run, run.terms or Terms(), 1))
     with pytest.raises(BadRequest, match="another computer runs a-run"):
         provision.launch(book, api.connected(None), lambda sentence: None)
     assert len(cloud.living()) == 1
 
 
 def test_the_rule_follows_the_caller_and_is_never_widened(cloud: Cloud, at_home: Store) -> None:
-    from orchestrator.providers.ec2 import network
-
     lease = launch(at_home)
     cloud.caller = "203.0.113.9"
     assert network.admit(api.connected(None), str(lease.group), network.allowed_from(lease.terms))
