@@ -7,19 +7,20 @@ on reading, and two followers at once write the same bytes at the same places.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from orchestrator import remote
+from orchestrator import providers, remote
 from orchestrator.connect import open_shell
 from orchestrator.errors import BadRequest, ContactLost, Ec2emoError, MachineGone
 from orchestrator.machine import Machine
 from orchestrator.progress import OVER, Progress, Snapshot, Status, Verdict, fold, judge
 from orchestrator.run import Run
-from orchestrator.shell import READ_LIMIT, Shell
+from orchestrator.shell import READ_LIMIT, Reader, Shell
 from orchestrator.store import Store
 from trainer.contract import ContractError, decode
 
@@ -47,7 +48,7 @@ class Mirror:
                 self._offset += len(data)
                 yield data
 
-    def new(self, shell: Shell) -> bytes:
+    def new(self, shell: Reader) -> bytes:
         """The next bytes from the machine, kept at home before they are shown."""
         data = shell.read(self._there, self._offset)
         if data:
@@ -55,7 +56,7 @@ class Mirror:
         self._offset += len(data)
         return data
 
-    def agrees(self, shell: Shell) -> bool:
+    def agrees(self, shell: Reader) -> bool:
         """Whether the copy ends as the machine's file does at the same place.
 
         A machine that lost power may have lost what it told before. One that has nothing at all, its disk
@@ -128,8 +129,10 @@ class Follower:
             self._look()
         except ContactLost as e:
             self._lose_contact(e)
+            self._look_elsewhere()
         except MachineGone as e:
             self._gone = e
+            self._look_elsewhere()
         return self._snapshot()
 
     def snapshots(self) -> Iterator[Snapshot]:
@@ -146,9 +149,11 @@ class Follower:
                 failures = 0
             except ContactLost as e:
                 self._lose_contact(e)
+                self._look_elsewhere()
                 failures += 1
             except MachineGone as e:
                 self._gone = e
+                self._look_elsewhere()
             snapshot = self._snapshot()
             yield snapshot
             if self._gone is not None:
@@ -173,6 +178,21 @@ class Follower:
         self._clock_offset = status.now - time.time()
         self._store.note_state(self.run.id, judge(self._progress, status).state, time.time())
         self._silent_since = None
+
+    def _look_elsewhere(self) -> None:
+        """What the run's copy knows beyond what is at home; with the machine gone, its last word."""
+        with contextlib.suppress(Ec2emoError):
+            replica = providers.replica(self.run)
+            if replica is None:
+                return
+            status = replica.status()
+            for mirror, take in ((self._events, self._fold), (self._log, self._split)):
+                while mirror.agrees(replica) and (data := mirror.new(replica)):
+                    take(data)
+            if self._gone and status.exit and status.attempt >= self.run.asked:
+                self._status = dataclasses.replace(status, alive=False)
+                state = judge(self._progress, self._status, self.run.asked).state
+                self._store.note_state(self.run.id, state, time.time())
 
     def _compare(self, shell: Shell) -> None:
         """Once for each connection: where the home copy is no prefix of the machine's file, begin again."""

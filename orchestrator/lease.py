@@ -41,7 +41,9 @@ class Lease:
     `uid` tells two runs of one name apart. `until` is when the machine ends itself, None where it does
     not. `host_key` is the public
     half of the key it shows at first contact. `usd_per_hour` is None while no price is known; `worst` is then
-    what is reckoned with. `made` is False for a machine that was there before us.
+    what is reckoned with. `made` is False for a machine that was there before us. Where `ec2emo setup` was
+    run, `store` is where runs are mirrored (s3://…), `profile` what lets the machine do it, and `ender` the
+    role in which a schedule ends the machine from outside.
     """
 
     run: str
@@ -57,6 +59,9 @@ class Lease:
     host_key: str | None = None
     group: str | None = None
     template: str | None = None
+    store: str | None = None
+    profile: str | None = None
+    ender: str | None = None
     worst: float | None = None
     calls: tuple[Call, ...] = ()
     instance: str | None = None

@@ -20,6 +20,7 @@ class Machine:
 
     `host` is a name or address, or an alias of `~/.ssh/config`, which may then say user, port and key. `id`
     names a rented machine, whose address may change. `via` is the tunnel to it, None for an open port.
+    `store` is where it mirrors its runs (s3://…), None where it does not.
     """
 
     provider: str
@@ -31,6 +32,7 @@ class Machine:
     id: str | None = None
     region: str | None = None
     via: Via | None = None
+    store: str | None = None
 
     @property
     def name(self) -> str:

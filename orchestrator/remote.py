@@ -7,7 +7,8 @@ import importlib.util
 import json
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 CPU_LOCK, GPU_LOCK = "requirements-cpu.lock", "requirements-gpu.lock"
 ENVIRONMENT_BYTES = 3_000_000_000  # the CPU environment takes 1.8 GB, and pip needs room to unpack
 DATA_PATIENCE = 600.0  # seconds without a sign, while a slow disk is asked for many files
+MIRROR_PATIENCE = 120.0  # seconds for the last of a run to reach S3
 LAUNCH_PATIENCE = 90.0  # seconds without a word from launch.sh
 
 LOOK = (
@@ -220,6 +222,36 @@ def status(shell: Shell, run: Run) -> Status:
 def stop(shell: Shell, run: Run, *, kill: bool) -> bool:
     """Ask the trainer to end, or end it now; False when it is not running."""
     return bool(_supervise(shell, run, "stop", *(["--kill"] if kill else []))["asked"])
+
+
+def restore(shell: Shell, run: Run, code: str, python: str) -> int | None:
+    """Bring the run's folder back from its copy in S3: how many files it has; None when it is there already.
+
+    Raises RunFailed.
+    """
+    argv = ["env", f"PYTHONPATH={code}", python, "-P", "-m", "remote_env.mirror", "restore", run.folder]
+    answer = shell.run(argv, timeout=DATA_PATIENCE)
+    if answer.code != 0:
+        raise RunFailed(f"{run.id} could not be brought back from S3 ({answer.last_error})", run=run.id)
+    restored = _json(answer.out)["restored"]
+    return None if restored is None else int(restored)
+
+
+def await_mirror(shell: Shell, run: Run, attempt: int) -> bool:
+    """Whether the copy of an ended attempt became whole while it was waited for."""
+    until = time.monotonic() + MIRROR_PATIENCE
+    mark = f"{run.folder}/mirrored"
+    while shell.run(["cat", mark]).out.strip() != str(attempt).encode():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def note_collected(shell: Shell, run: Run, digests: Iterable[str]) -> None:
+    """Leave a mark of what is home: a rented machine's guard ends it only when nothing would be lost."""
+    script = 'file=$1; shift; printf "%s\\n" "$@" >>"$file"'
+    shell.run(["sh", "-c", script, "note_collected", f"{run.folder}/collected", *digests])
 
 
 def _supervise(shell: Shell, run: Run, verb: str, *options: str) -> dict[str, Any]:

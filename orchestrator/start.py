@@ -57,6 +57,7 @@ def begin(
         code = remote.code_dir(facts, bundle)
         python = remote.environment(shell, run.machine, facts, bundle, telling.phase)
         run = dataclasses.replace(run, root=facts.root, python=python)
+        _bring_back(run, shell, code, telling)
         run = _settle_data(store, run, shell, facts, code, report, telling)
         asked = Asked(attempt.token, time.time(), bundle.hash)
         run = run.with_attempt(asked)
@@ -68,6 +69,18 @@ def begin(
         shell.close()
         raise
     return run, shell
+
+
+def _bring_back(run: Run, shell: Shell, code: str, telling: Telling) -> None:
+    """On a new machine, what an earlier one has kept of the run in S3."""
+    assert run.machine is not None and run.python is not None
+    if run.machine.store is None or not run.attempts:
+        return
+    files = remote.restore(shell, run, code, run.python)
+    if files:
+        telling.phase(f"brought {files} files of {run.id} back from S3")
+    elif files == 0 and any(asked.number for asked in run.attempts):
+        telling.phase(f"nothing of {run.id} had reached S3 yet: it starts over")
 
 
 def _with_machine(store: Store, run: Run, key: str | None, telling: Telling) -> Run:

@@ -267,15 +267,16 @@ def has_ended(run_dir: Path, attempt: int) -> bool:
     return bool(guard.load(run_dir / "exit.json").get("attempt") == attempt)
 
 
-def restore(run_dir: Path, store: Store) -> int:
-    """Make the run folder from the copy, whole or not at all; how many files it has. 0 when it was there."""
+def restore(run_dir: Path, store: Store) -> int | None:
+    """Make the run folder from the copy, whole or not at all; how many files it has, 0 when there is no copy.
+
+    None when the folder is there.
+    """
     if (run_dir / "spec.json").exists():
-        return 0
+        return None
     index, _ = store.index()
     if index is None:
-        raise SystemExit(
-            f"mirror.py: there is no copy of {run_dir.name} in s3://{store.bucket}/{store.prefix}"
-        )
+        return 0
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(dir=run_dir.parent, prefix=f".{run_dir.name}."))
     try:

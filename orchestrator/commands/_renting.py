@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from orchestrator import machine, providers, view
+from orchestrator import machine, providers, start, view
 from orchestrator.errors import BadRequest
 from orchestrator.machine import Terms
 from orchestrator.providers import Errand, Wish
+from orchestrator.run import Run
 from orchestrator.settings import Settings
+from orchestrator.shell import Shell
+from orchestrator.store import Store
 from trainer import contract
+
+if TYPE_CHECKING:
+    from trainer.clips import Report
 
 
 def terms(
@@ -70,3 +76,22 @@ def consent(wish: Wish, errand: Errand, *, yes: bool) -> None:
         raise BadRequest(f"this costs money, and there is nobody to ask: --yes means yes to: {question}")
     elif not view.confirm(question):
         raise BadRequest("nothing was started, and nothing costs")
+
+
+def begun(
+    store: Store,
+    run: Run,
+    attempt: contract.Attempt,
+    title: str,
+    *,
+    key: str | None,
+    report: Report | None,
+) -> tuple[Run, Shell]:
+    """Start an attempt, with its steps shown; Ctrl-C before the launch gives a rented machine back."""
+    with view.progress(title, unit="bytes") as telling:
+        told = start.Telling(telling.phase, telling)
+        try:
+            return start.begin(store, run, attempt, key=key, report=report, telling=told)
+        except KeyboardInterrupt:
+            start.call_off(store, run.id, told)
+            raise

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import bundle, data, providers, settings, start, view
+from orchestrator import bundle, data, providers, settings, view
 from orchestrator import run as runs
 from orchestrator.commands import _renting
+from orchestrator.commands._again import Persistence, persistence
 from orchestrator.commands.monitor import watch
 from orchestrator.errors import BadRequest, Ec2emoError
 from orchestrator.follow import Follower
@@ -22,7 +23,6 @@ from orchestrator.store import Store
 from trainer import contract, recipes
 
 if TYPE_CHECKING:
-    from orchestrator.shell import Shell
     from trainer.clips import Report
 
 HOLD_SECONDS = 20.0  # how long deploy waits for the trainer's first word
@@ -71,6 +71,9 @@ def command(
     adopt: Annotated[
         bool, typer.Option("--adopt", help="EC2: treat a machine of yours as if ec2emo had made it.")
     ] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="With --follow: go on whenever the machine is taken away.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before money is spent.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Stay and watch.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
@@ -108,6 +111,7 @@ def command(
         raise BadRequest(f"--split is speaker or clip, not {split!r:.40}")
     run_id = runs.new_id(chosen.TAG, name)
     store = Store()
+    again = persistence(store, follow=follow, asked=auto_resume)
     report = _look(named, where, store)
     spec = contract.Spec(
         run=run_id,
@@ -128,7 +132,7 @@ def command(
         _show_plan(run, report, wish, json=json)
         return
     _renting.consent(wish, Errand(run, store, view.say), yes=yes)
-    started(_begin(store, run, key, report), follow=follow, json=json)
+    started(_begin(store, run, key, report), follow=follow, json=json, again=again)
 
 
 def _begin(store: Store, run: Run, key: str | None, report: Report | None) -> Follower:
@@ -136,36 +140,17 @@ def _begin(store: Store, run: Run, key: str | None, report: Report | None) -> Fo
     store.create(run)
     attempt = contract.Attempt(number=0, token=runs.new_token())
     try:
-        run, shell = begun(store, run, attempt, f"{run.id} on {run.where}", key=key, report=report)
+        run, shell = _renting.begun(store, run, attempt, f"{run.id} on {run.where}", key=key, report=report)
     except Ec2emoError:
         view.say(f"{run.id} is written down: once that is mended, 'ec2emo resume {run.id}' goes on with it")
         raise
     return Follower(store, run, shell)
 
 
-def begun(
-    store: Store,
-    run: Run,
-    attempt: contract.Attempt,
-    title: str,
-    *,
-    key: str | None,
-    report: Report | None,
-) -> tuple[Run, Shell]:
-    """Start an attempt, with its steps shown; Ctrl-C before the launch gives a rented machine back."""
-    with view.progress(title, unit="bytes") as telling:
-        told = start.Telling(telling.phase, telling)
-        try:
-            return start.begin(store, run, attempt, key=key, report=report, telling=told)
-        except KeyboardInterrupt:
-            start.call_off(store, run.id, told)
-            raise
-
-
-def started(follower: Follower, *, follow: bool, json: bool) -> None:
+def started(follower: Follower, *, follow: bool, json: bool, again: Persistence | None = None) -> None:
     """What deploy and resume do after the launch: watch, or wait for the trainer's first word and say it."""
     if follow:
-        watch(follower, json=json, log_lines=4)
+        watch(follower, json=json, log_lines=4, again=again)
         return
     try:
         until = time.monotonic() + HOLD_SECONDS

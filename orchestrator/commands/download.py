@@ -9,8 +9,9 @@ import typer
 
 from orchestrator import providers, remote, view
 from orchestrator.connect import open_shell
-from orchestrator.errors import BadRequest
-from orchestrator.fetch import fetch
+from orchestrator.errors import BadRequest, ContactLost, Ec2emoError, MachineGone
+from orchestrator.fetch import Fetched, fetch
+from orchestrator.machine import Machine
 from orchestrator.run import Run
 from orchestrator.store import Store
 
@@ -41,12 +42,11 @@ def command(
     chosen = store.find(run)
     if chosen.machine is None:
         raise BadRequest(f"{chosen.id} never reached a machine: there is nothing to download", run=chosen.id)
-    with (
-        open_shell(chosen.machine) as shell,
-        view.progress(f"downloading from {chosen.machine.name}", unit="bytes") as telling,
-    ):
-        got = fetch(chosen, shell, "best" if best else "last", to, telling)
-        over = not remote.status(shell, chosen).alive
+    which = "best" if best else "last"
+    try:
+        got, over = _from_machine(chosen, chosen.machine, which, to)
+    except (ContactLost, MachineGone) as e:
+        got, over = _from_copy(chosen, which, to, e), False
     released = _release(store, chosen) if over and not keep else None
     if json:
         view.json_line(
@@ -72,6 +72,33 @@ def command(
         view.say("trained on SYNTHETIC data: it knows nothing of speech", level="warning")
     if released:
         view.say(released)
+
+
+def _from_machine(run: Run, machine: Machine, which: str, to: Path | None) -> tuple[Fetched, bool]:
+    """What came home, and whether the run is over and all it leaves is safe."""
+    with (
+        open_shell(machine) as shell,
+        view.progress(f"downloading from {machine.name}", unit="bytes") as telling,
+    ):
+        got = fetch(run, shell, which, to, telling)
+        if not providers.renter(machine.provider):
+            return got, False
+        remote.note_collected(shell, run, [a.sha256 for a in got.files])
+        status = remote.status(shell, run)
+        if status.alive:
+            return got, False
+        telling.phase("waiting for the copy in S3 to be whole")
+        return got, machine.store is None or remote.await_mirror(shell, run, status.attempt)
+
+
+def _from_copy(run: Run, which: str, to: Path | None, why: Ec2emoError) -> Fetched:
+    """From what is kept elsewhere, when the machine is gone or does not answer."""
+    replica = providers.replica(run)
+    if replica is None:
+        raise why
+    view.say(f"{why}: taking what is kept in S3")
+    with replica, view.progress("downloading from S3", unit="bytes") as telling:
+        return fetch(run, replica, which, to, telling)
 
 
 def _release(store: Store, run: Run) -> str | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import view
+from orchestrator.commands._again import Persistence, persistence
 from orchestrator.errors import CapReached, ContactLost, Interrupted, RunFailed
 from orchestrator.follow import Follower
 from orchestrator.progress import Snapshot, next_step
@@ -19,6 +20,9 @@ def command(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until the run is over.")] = False,
     log: Annotated[bool, typer.Option("--log", help="The log instead of the numbers.")] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="With --follow: go on whenever the machine is taken away.")
+    ] = False,
     lines: Annotated[int, typer.Option(min=0, help="How many lines of the log.")] = 4,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON on stdout, a line for each change.")
@@ -32,23 +36,27 @@ def command(
     Example: ec2emo monitor --follow
     """
     store = Store()
+    again = persistence(store, follow=follow, asked=auto_resume)
     follower = Follower(store, store.find(run), log_lines=max(lines, 200))
     if log:
         _show_log(follower, lines=lines, follow=follow)
     elif follow:
-        watch(follower, json=json, log_lines=lines)
+        watch(follower, json=json, log_lines=lines, again=again)
     else:
         _once(follower, json=json)
 
 
-def watch(follower: Follower, *, json: bool, log_lines: int) -> None:
-    """Follow until the run is over; then exit as the run did."""
-    try:
-        last = _stream(follower) if json else view.follow(follower.snapshots(), log_lines=log_lines)
-    except KeyboardInterrupt:
-        raise _left(follower) from None
-    finally:
-        follower.close()
+def watch(follower: Follower, *, json: bool, log_lines: int, again: Persistence | None = None) -> None:
+    """Follow until the run is over, `again` whenever its machine is taken away; then exit as the run did."""
+    following: Follower | None = follower
+    while following is not None:
+        try:
+            last = _stream(following) if json else view.follow(following.snapshots(), log_lines=log_lines)
+        except KeyboardInterrupt:
+            raise _left(following) from None
+        finally:
+            following.close()
+        following = again.after(last) if again else None
     _exit_as(last)
 
 

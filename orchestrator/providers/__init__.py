@@ -8,6 +8,7 @@ One that rents its machines says `RENTS = True`, and has what costs money asks f
     cost(wish, errand)      what acquire would begin to spend, as a sentence; None when nothing
     plan(wish, terms)       what it would ask for, looked up now; makes nothing
     again(machine)          where one that does not answer is now, None when that is no news; MachineGone
+    replica(run)            what is kept of a run elsewhere, to be read without its machine; None for nothing
     release(store, run)     the artifacts are home: end the machine as agreed; what that means, as a sentence
     roll_back(errand)       undo a start that was called off
     machines(region)        every machine of this user's, as rows
@@ -22,13 +23,15 @@ import importlib
 import pkgutil
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.errors import BadRequest
+from orchestrator.shell import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestrator.progress import Status
     from orchestrator.run import Run
     from orchestrator.store import Store
 
@@ -51,6 +54,14 @@ class Errand:
     say: Callable[[str], None]
 
 
+class Replica(Reader, Protocol):
+    """What is kept of a run elsewhere: read like its machine, with the machine's last word on the process."""
+
+    def status(self) -> Status:
+        """As far as the copy goes; `alive` while nothing says that it is over. Raises ContactLost."""
+        ...
+
+
 def names() -> list[str]:
     """All providers."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
@@ -70,6 +81,13 @@ def renter(name: str) -> ModuleType | None:
 def renters() -> list[ModuleType]:
     """All that rent."""
     return [module for module in map(renter, names()) if module]
+
+
+def replica(run: Run) -> Replica | None:
+    """What is kept of a run elsewhere than on its machine; None for nothing."""
+    renting = renter(run.machine.provider) if run.machine else None
+    kept: Replica | None = renting.replica(run) if renting else None
+    return kept
 
 
 def wish_for(where: str, key: str | None) -> Wish:

@@ -148,7 +148,7 @@ def _from_path(
 ) -> tuple[str, dict[str, Any]]:
     """The operation of a REST service that fits best: that of which most is there."""
     bucket: dict[str, str] = {}
-    if service == "s3":  # the model speaks of /{Key+} on a host named for the bucket
+    if service == "s3":  # the model speaks of /{Bucket}/{Key+}, until botocore has used the operation once
         name, _, rest = path.lstrip("/").partition("/")
         path, bucket = f"/{rest}", {"Bucket": name} if name else {}
     fits = []
@@ -175,7 +175,8 @@ def _fit(
     operation: OperationModel, request: Request, path: str, query: Mapping[str, str]
 ) -> tuple[dict[str, Any], list[str]] | None:
     """The parameters an operation would see in a request, and what speaks for it; None if it is another."""
-    uri, _, fixed = operation.http["requestUri"].partition("?")
+    uri, _, fixed = operation.http["requestUri"].removeprefix("/{Bucket}").partition("?")
+    uri = uri or "/"
     pattern = re.sub(r"\{(\w+)\+\}", r"(?P<\1>.+)", uri)
     pattern = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern)
     matched = re.fullmatch(pattern, path)

@@ -117,7 +117,7 @@ def test_what_comes_back_is_what_went(run: Path, store: Store, tmp_path: Path) -
 def test_what_is_there_is_not_restored_over(run: Path, store: Store) -> None:
     Mirror(run, store).sync()
     (run / "events.jsonl").write_bytes(b"newer\n")
-    assert mirror.restore(run, store) == 0
+    assert mirror.restore(run, store) is None
     assert (run / "events.jsonl").read_bytes() == b"newer\n"
 
 

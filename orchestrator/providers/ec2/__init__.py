@@ -17,6 +17,7 @@ from orchestrator.providers import Errand, Wish
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestrator.providers.ec2.replica import Replica
     from orchestrator.run import Run
     from orchestrator.store import Store
 
@@ -68,6 +69,16 @@ def again(machine: Machine) -> Machine | None:
     from orchestrator.providers.ec2 import lifecycle
 
     return lifecycle.again(machine)
+
+
+def replica(run: Run) -> Replica | None:
+    """The run's copy in S3, which its machine keeps where `ec2emo setup` was run."""
+    if run.machine is None or run.machine.store is None:
+        return None
+    from orchestrator.providers.ec2 import api
+    from orchestrator.providers.ec2.replica import Replica
+
+    return Replica(api.connected(run.machine.region), run.machine.store, run.id, run.folder)
 
 
 def release(store: Store, run: Run) -> str | None:

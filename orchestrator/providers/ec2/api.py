@@ -89,6 +89,13 @@ class Aws:
             for page in client.get_paginator(operation).paginate(**request):
                 yield from page.get(key) or ()
 
+    def object(self, bucket: str, key: str, first: int = 0) -> bytes:
+        """What an object of S3 holds, from its byte `first` on."""
+        part = {"Range": f"bytes={first}-"} if first else {}
+        with _translated(self.region):
+            answer = self._client("s3", once=False).get_object(Bucket=bucket, Key=key, **part)
+            return bytes(answer["Body"].read())
+
     def permitted(self, operation: str, **request: Any) -> Ec2emoError | None:
         """Why EC2 would not let this user do that; None when it would. Does nothing (DryRun)."""
         try:

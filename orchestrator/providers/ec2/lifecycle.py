@@ -19,8 +19,10 @@ from orchestrator.providers.ec2 import (
     instances,
     ladder,
     network,
+    offer,
     prices,
     provision,
+    schedule,
     spending,
     tags,
 )
@@ -90,6 +92,8 @@ def start(store: Store, name: str, region: str | None, *, adopt: bool = False) -
             return f"{instance_id} runs already"
         instances.await_state(aws, instance_id, "stopped")
         instances.start(aws, instance_id)
+        if lease:
+            provision.end_from_outside(_with_a_new_limit(lease), aws)
         instances.await_state(aws, instance_id, "running")
         rate = f", at ${spending.hourly(lease):.2f} an hour" if lease else ""
         return f"{instance_id} runs{rate}"
@@ -133,12 +137,21 @@ def lease_of(store: Store, instance_id: str) -> Lease | None:
 
 def _stop(aws: Aws, lease: Lease) -> str:
     assert lease.instance is not None
+    if lease.ender:
+        schedule.disarm(aws, lease.instance)
     instances.stop(aws, lease.instance)
     instances.await_state(aws, lease.instance, "stopped")
     a_day = ladder.disk_usd_per_hour(lease.terms) * 24
     return (
         f"{lease.instance} is stopped ({spending.bill(lease, None)}); its disk costs ${a_day:.2f} a day "
         f"until 'ec2emo machines terminate {lease.instance}'"
+    )
+
+
+def _with_a_new_limit(lease: Lease) -> Lease:
+    """The machine's own limits count from each start."""
+    return dataclasses.replace(
+        lease, until=clock.now() + offer.minutes(lease.terms, spending.hourly(lease)) * 60
     )
 
 

@@ -25,6 +25,8 @@ from orchestrator.providers.ec2 import (
     offer,
     outcome,
     prices,
+    schedule,
+    setup,
     tags,
     template,
     userdata,
@@ -87,6 +89,8 @@ def undo(book: Book, aws: Aws, *, patient: bool = True) -> bool:
     if lease.template:
         template.remove(aws, lease.template)
         lease = book.keep(template=None)
+    if lease.instance and lease.ender:
+        schedule.disarm(aws, lease.instance)
     if lease.group:
         if not network.remove(aws, lease.group, within=network.HELD_FOR if patient else 0.0):
             return False
@@ -117,6 +121,7 @@ def machine_of(lease: Lease, instance: dict[str, Any]) -> Machine:
         id=lease.instance,
         region=lease.region,
         via=lease.via,
+        store=lease.store,
     )
 
 
@@ -136,7 +141,7 @@ def new_lease(aws: Aws, run: Run, terms: Terms, number: int) -> Lease:
 
 def _refuse_empty_hands(run: Run, lease: Lease | None) -> None:
     """A run that has begun cannot go on where nothing of it is."""
-    if lease is not None and any(asked.number for asked in run.attempts):
+    if lease is not None and not lease.store and any(asked.number for asked in run.attempts):
         raise BadRequest(
             f"the machine of {run.id} has ended ({lease.why_ended}), and its checkpoints with it: deploy a "
             f"new run; after 'ec2emo setup' checkpoints are kept in S3 too",
@@ -160,6 +165,7 @@ def _gone(store: Store, aws: Aws, lease: Lease) -> bool:
 
 def _go_on(book: Book, aws: Aws, say: Say) -> Machine:
     find_or_launch(book, aws, say)
+    end_from_outside(book.lease, aws)
     instance = _running(book, aws, say)
     if book.lease.template:
         template.remove(aws, book.lease.template)
@@ -195,6 +201,7 @@ def launch(book: Book, aws: Aws, say: Say) -> None:
                 f"${found.worst:.2f} an hour"
             )
         _refuse_another(book, aws)
+        _back(book, aws, say)
         made = _prepare(book, aws, found, until)
         fleet.launch(book, aws, found, made, until, say)
     except OutcomeUnknown:
@@ -227,11 +234,21 @@ def _prepare(book: Book, aws: Aws, found: Offer, until: float) -> str:
         key=key,
         group=group,
         user_data=userdata.render(boot),
-        profile=None,
+        profile=lease.profile,
     )
     made = template.made(aws, book.name, fleet.token(lease, 0), data, tagged)
     book.keep(template=made)
     return made
+
+
+def _back(book: Book, aws: Aws, say: Say) -> None:
+    """What stands behind a machine where `ec2emo setup` has been run; else which guard is missing is said."""
+    made = setup.found(aws)
+    if made is None:
+        say(setup.MISSING)
+        book.keep(store=None, profile=None, ender=None)
+    else:
+        book.keep(store=made.store, profile=made.profile, ender=made.scheduler_role)
 
 
 def _refuse_another(book: Book, aws: Aws) -> None:
@@ -364,11 +381,24 @@ def _arm(book: Book, aws: Aws, shell: Shell, machine: Machine) -> None:
             Tags=tags.as_list({tags.UNTIL: clock.iso(until)}),
         )
         book.keep(until=until)
+        end_from_outside(book.lease, aws)
+
+
+def end_from_outside(lease: Lease, aws: Aws) -> None:
+    """Have a machine that ends by termination terminated at its time, also when it cannot do so itself.
+
+    One that is stopped at its end holds what is nowhere else: nothing terminates that but a person.
+    """
+    if lease.ender and lease.instance and lease.until and _shutdown_means(lease) == "terminate":
+        schedule.arm(aws, lease.ender, lease.instance, lease.until)
 
 
 def _shutdown_means(lease: Lease) -> After:
-    if lease.after == "keep" or lease.market == "spot":
-        return "keep" if lease.after == "keep" else "terminate"
+    """What a shutdown from within does to the machine once it was reached; keep: only a limit ends it."""
+    if lease.after == "keep":
+        return "keep"
+    if lease.market == "spot" or (lease.after == "terminate" and lease.store):
+        return "terminate"
     return "stop"
 
 
@@ -376,6 +406,7 @@ def _boot(book: Book, *, usd_per_hour: float | None, after: After) -> userdata.B
     """What the machine is told of its limits and its keys."""
     lease = book.lease
     private, public = keys.host_key(book.store, lease.run)
+    bucket, _, prefix = (lease.store or "").removeprefix("s3://").partition("/")
     return userdata.Boot(
         run=lease.run,
         owner=lease.owner,
@@ -389,6 +420,6 @@ def _boot(book: Book, *, usd_per_hour: float | None, after: After) -> userdata.B
         max_cost_usd=lease.terms.max_cost,
         usd_per_hour=usd_per_hour if usd_per_hour is not None else lease.worst,
         region=lease.region,
-        bucket=None,
-        prefix=None,
+        bucket=bucket or None,
+        prefix=prefix or None,
     )

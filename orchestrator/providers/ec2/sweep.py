@@ -25,6 +25,8 @@ from orchestrator.providers.ec2 import (
     keys,
     network,
     provision,
+    schedule,
+    setup,
     tags,
     template,
 )
@@ -87,6 +89,7 @@ class Sweep:
             ("group", network.remove),
             ("disk", _remove_disk),
             ("key", _remove_key),
+            ("schedule", schedule.disarm),
         ):
             for finding in wanted:
                 if finding.kind == kind:
@@ -167,11 +170,22 @@ class Sweep:
                 run = tagged.get(tags.RUN)
                 act, why = self._needed(tagged, with_machine=needed)
                 self.findings.append(Finding(kind, str(thing[key]), run, act, why))
+        for machine in self._schedules():
+            there = machine in self._bodies
+            why = "it ends a machine that is there" if there else "the machine it would end is gone"
+            self.findings.append(Finding("schedule", machine, None, "keep" if there else "remove", why))
         alone = not self._kept and not self._busy
         for pair in _key_pairs(self.aws):
             act = "remove" if alone else "keep"
             why = "nothing of yours runs here" if alone else "machines know it"
             self.findings.append(Finding("key", str(pair["KeyName"]), None, act, why))
+
+    def _schedules(self) -> list[str]:
+        """The machines that have one; another person's in this account may be among them."""
+        if not any(book.lease.ender for book in self._books.values()) and setup.found(self.aws) is None:
+            return []
+        ours = {book.lease.instance for book in self._books.values()} | set(self._bodies)
+        return [machine for machine in schedule.armed(self.aws) if machine in ours]
 
     def _needed(self, tagged: Mapping[str, str], *, with_machine: bool) -> tuple[Act, str]:
         run = tagged.get(tags.RUN, "")
