@@ -105,7 +105,7 @@ def collect(
     store: Store, region: str | None, say: Callable[[str], None], *, remove: bool
 ) -> list[dict[str, Any]]:
     """What of ours nobody needs, each with what to do about it; with `remove` it is done."""
-    from orchestrator.providers.ec2 import collect as sweep
+    from orchestrator.providers.ec2 import sweep
 
     return sweep.collect(store, region, say, remove=remove)
 
