@@ -18,6 +18,7 @@ from orchestrator.providers.ec2 import (
     clock,
     instances,
     ladder,
+    limits,
     network,
     offer,
     prices,
@@ -93,7 +94,7 @@ def start(store: Store, name: str, region: str | None, *, adopt: bool = False) -
         instances.await_state(aws, instance_id, "stopped")
         instances.start(aws, instance_id)
         if lease:
-            provision.end_from_outside(_with_a_new_limit(lease), aws)
+            limits.end_from_outside(_with_a_new_limit(lease), aws)
         instances.await_state(aws, instance_id, "running")
         rate = f", at ${spending.hourly(lease):.2f} an hour" if lease else ""
         return f"{instance_id} runs{rate}"

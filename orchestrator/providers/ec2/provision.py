@@ -6,13 +6,13 @@ There is no other way through: a fresh start is a lease in which nothing has hap
 from __future__ import annotations
 
 import contextlib
-import math
+from collections.abc import Iterator
 from typing import Any
 
 from orchestrator import pins
 from orchestrator.errors import BadRequest, Ec2emoError, OutcomeUnknown, RunFailed
 from orchestrator.lease import Lease
-from orchestrator.machine import After, Machine, Terms
+from orchestrator.machine import Machine, Terms
 from orchestrator.providers import Errand
 from orchestrator.providers.ec2 import (
     api,
@@ -21,13 +21,13 @@ from orchestrator.providers.ec2 import (
     fleet,
     instances,
     keys,
+    limits,
     network,
     offer,
     outcome,
     prices,
     schedule,
     setup,
-    tags,
     template,
     userdata,
 )
@@ -37,20 +37,24 @@ from orchestrator.providers.ec2.fleet import Say
 from orchestrator.providers.ec2.offer import Offer
 from orchestrator.providers.ec2.outcome import Failure
 from orchestrator.run import Run
-from orchestrator.shell import Shell
 from orchestrator.store import Store
-
-GUARD_CONFIG = b"""
-set -eu
-folder=$(getent passwd "$1" | cut -d: -f6)/.ec2emo/guard
-printf '%s' "$2" >"$folder/.guard.json"
-mv -f "$folder/.guard.json" "$folder/guard.json"
-"""
 
 
 def provide(errand: Errand) -> Machine:
     """A machine that answers, for the run. Raises every Ec2emoError; nothing is left that is not recorded."""
-    run, store = errand.run, errand.store
+    with standing(errand) as (book, aws, instance):
+        machine = machine_of(book.lease, instance)
+        if book.lease.reached is None:
+            _first_contact(book, aws, machine, errand.say)
+        elif book.lease.group and book.lease.made:
+            network.admit(aws, book.lease.group, network.allowed_from(book.lease.terms))
+        return machine
+
+
+@contextlib.contextmanager
+def standing(errand: Errand) -> Iterator[tuple[Book, Aws, dict[str, Any]]]:
+    """The run's machine as EC2 sees it, running and priced; the run's lease is ours for the block."""
+    run, store, say = errand.run, errand.store, errand.say
     with store.holding(run.id):
         lease = store.lease(run.id)
         terms = run.terms or Terms()
@@ -60,7 +64,16 @@ def provide(errand: Errand) -> Machine:
         if lease is None or lease.ended is not None:
             _refuse_empty_hands(run, lease)
             lease = new_lease(aws, run, terms, number=lease.number + 1 if lease else 1)
-        return _go_on(Book(store, lease), aws, errand.say)
+        book = Book(store, lease)
+        find_or_launch(book, aws, say)
+        limits.end_from_outside(book.lease, aws)
+        instance = _running(book, aws, say)
+        if book.lease.template:
+            template.remove(aws, book.lease.template)
+            book.keep(template=None)
+        if book.lease.usd_per_hour is None:
+            _price(book, aws)
+        yield book, aws, instance
 
 
 def roll_back(store: Store, run_id: str, say: Say) -> None:
@@ -163,23 +176,6 @@ def _gone(store: Store, aws: Aws, lease: Lease) -> bool:
     return True
 
 
-def _go_on(book: Book, aws: Aws, say: Say) -> Machine:
-    find_or_launch(book, aws, say)
-    end_from_outside(book.lease, aws)
-    instance = _running(book, aws, say)
-    if book.lease.template:
-        template.remove(aws, book.lease.template)
-        book.keep(template=None)
-    if book.lease.usd_per_hour is None:
-        _price(book, aws)
-    machine = machine_of(book.lease, instance)
-    if book.lease.reached is None:
-        _first_contact(book, aws, machine, say)
-    else:
-        _admit(book, aws)
-    return machine
-
-
 def find_or_launch(book: Book, aws: Aws, say: Say) -> None:
     """The lease names a machine: one that was asked for and not heard of, or a new one."""
     fleet.settle(book, aws, say)
@@ -227,7 +223,7 @@ def _prepare(book: Book, aws: Aws, found: Offer, until: float) -> str:
     network.admit(aws, group, found.allowed_from)
     if book.lease.template:
         return book.lease.template
-    boot = _boot(book, usd_per_hour=found.worst, after="keep" if lease.after == "keep" else "terminate")
+    boot = limits.boot(book, usd_per_hour=found.worst, after="keep" if lease.after == "keep" else "terminate")
     data = template.body(
         image=found.image,
         disk_gb=offer.disk_size(lease.terms, found.image),
@@ -236,7 +232,7 @@ def _prepare(book: Book, aws: Aws, found: Offer, until: float) -> str:
         user_data=userdata.render(boot),
         profile=lease.profile,
     )
-    made = template.made(aws, book.name, fleet.token(lease, 0), data, tagged)
+    made = template.made(aws, book.name, data, tagged)
     book.keep(template=made)
     return made
 
@@ -325,11 +321,6 @@ def _price(book: Book, aws: Aws) -> None:
         book.keep(usd_per_hour=price.usd, priced=f"{price.source}, {price.date}")
 
 
-def _admit(book: Book, aws: Aws) -> None:
-    if book.lease.group and book.lease.made:
-        network.admit(aws, book.lease.group, network.allowed_from(book.lease.terms))
-
-
 def _first_contact(book: Book, aws: Aws, machine: Machine, say: Say) -> None:
     """Verified from the first byte; the key in the user data is then replaced."""
     lease = book.lease
@@ -343,83 +334,13 @@ def _first_contact(book: Book, aws: Aws, machine: Machine, say: Say) -> None:
     say(f"waiting for {lease.instance} to answer")
     if not pins.read(lease.instance):
         pins.write(lease.instance, lease.host_key)
-    _admit(book, aws)
+    if lease.group:
+        network.admit(aws, lease.group, network.allowed_from(lease.terms))
     shell = contact.reach(machine, look)
     try:
         shell = contact.rotate(machine, shell, look)
-        _arm(book, aws, shell, machine)
+        limits.arm(book, aws, shell, machine)
         book.keep(reached=clock.now())
     finally:
         shell.close()
     keys.forget_host_key(book.store, lease.run)
-
-
-def _arm(book: Book, aws: Aws, shell: Shell, machine: Machine) -> None:
-    """The machine's own guard learns the true price, and what a shutdown from within now does.
-
-    A machine that will hold the only copy of what is trained is stopped, not terminated, when it shuts itself
-    down; what a spot machine does cannot be chosen.
-    """
-    lease = book.lease
-    assert lease.instance is not None
-    boot = _boot(book, usd_per_hour=lease.usd_per_hour, after=_shutdown_means(lease))
-    if boot.after == "stop":
-        aws.ask(
-            "ec2",
-            "modify_instance_attribute",
-            InstanceId=lease.instance,
-            InstanceInitiatedShutdownBehavior={"Value": "stop"},
-        )
-    config = userdata.limits(boot).decode()
-    contact.as_root(shell, GUARD_CONFIG, machine.user or "root", config)
-    until = (lease.launched or clock.now()) + boot.minutes * 60
-    if lease.until is None or abs(until - lease.until) > 60:
-        aws.ask(
-            "ec2",
-            "create_tags",
-            Resources=[lease.instance],
-            Tags=tags.as_list({tags.UNTIL: clock.iso(until)}),
-        )
-        book.keep(until=until)
-        end_from_outside(book.lease, aws)
-
-
-def end_from_outside(lease: Lease, aws: Aws) -> None:
-    """Have a machine that ends by termination terminated at its time, also when it cannot do so itself.
-
-    One that is stopped at its end holds what is nowhere else: nothing terminates that but a person.
-    """
-    if lease.ender and lease.instance and lease.until and _shutdown_means(lease) == "terminate":
-        schedule.arm(aws, lease.ender, lease.instance, lease.until)
-
-
-def _shutdown_means(lease: Lease) -> After:
-    """What a shutdown from within does to the machine once it was reached; keep: only a limit ends it."""
-    if lease.after == "keep":
-        return "keep"
-    if lease.market == "spot" or (lease.after == "terminate" and lease.store):
-        return "terminate"
-    return "stop"
-
-
-def _boot(book: Book, *, usd_per_hour: float | None, after: After) -> userdata.Boot:
-    """What the machine is told of its limits and its keys."""
-    lease = book.lease
-    private, public = keys.host_key(book.store, lease.run)
-    bucket, _, prefix = (lease.store or "").removeprefix("s3://").partition("/")
-    return userdata.Boot(
-        run=lease.run,
-        owner=lease.owner,
-        host_key_private=private,
-        host_key_public=public,
-        authorized_key=keys.public_half(keys.user_key()),
-        user=lease.user or "ubuntu",
-        ttl_minutes=math.floor(lease.terms.max_hours * 60),
-        after=after,
-        idle_minutes=lease.terms.idle_minutes,
-        max_cost_usd=lease.terms.max_cost,
-        usd_per_hour=usd_per_hour if usd_per_hour is not None else lease.worst,
-        region=lease.region,
-        bucket=bucket or None,
-        prefix=prefix or None,
-    )

@@ -39,8 +39,8 @@ def body(
     return data
 
 
-def made(aws: Aws, name: str, token: str, data: Mapping[str, Any], made_with: Mapping[str, str]) -> str:
-    """The id of the template of this name, made where it is not there yet."""
+def made(aws: Aws, name: str, data: Mapping[str, Any], made_with: Mapping[str, str]) -> str:
+    """The id of the template of this name, made where it is not there yet; the name is what makes it one."""
     try:
         answer = aws.ask(
             "ec2",
@@ -48,7 +48,6 @@ def made(aws: Aws, name: str, token: str, data: Mapping[str, Any], made_with: Ma
             LaunchTemplateName=name,
             LaunchTemplateData=dict(data),
             TagSpecifications=tags.specification(["launch-template"], made_with),
-            ClientToken=token,
         )
         return str(answer["LaunchTemplate"]["LaunchTemplateId"])
     except Ec2emoError as e:
