@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,31 +15,14 @@ from tests.end_to_end.conftest import TINY
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
-    from tests.cloud.image import Image
     from tests.cloud.instances import Instance
-
-ROOT = Path(__file__).parents[2]
-PREPARED = "home/ubuntu/.ec2emo/env"
-
-
-@pytest.fixture(scope="session")
-def prepared(cloud_image: Image) -> Image:
-    """An image whose disk holds what a first deploy would have made in minutes: the Python environment."""
-    lock = (ROOT / "remote_env" / "requirements-cpu.lock").read_bytes()
-    name = hashlib.sha256(lock).hexdigest()[:16]
-    cloud_image.mount(Path(sys.prefix))
-    cloud_image.program(f"/{PREPARED}/{name}/bin/python", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (cloud_image.folder / PREPARED / name / ".ready").touch()
-    os.chown(cloud_image.folder / "home/ubuntu/.ec2emo", 61000, 61000)
-    return cloud_image
 
 
 @pytest.fixture
-def renting(prepared: Image, cloud: Cloud, ec2emo: Ec2emo) -> Iterator[Ec2emo]:
-    ec2emo.env.update(cloud.environment)
-    ec2emo.env["EC2EMO_ADDRESS_SERVICE"] = cloud.address_url
-    ec2emo("setup", "--yes")
-    yield ec2emo
+def backed(renting: Ec2emo) -> Ec2emo:
+    """With a bucket that runs are mirrored to."""
+    renting("setup", "--yes")
+    return renting
 
 
 def deploy(ec2emo: Ec2emo, data: Path, name: str, *options: str, epochs: int) -> None:
@@ -80,9 +59,9 @@ def mirrored_epoch(cloud: Cloud, run: str) -> int:
 
 
 def test_a_spot_machine_is_taken_back_and_the_run_goes_on_on_another(
-    cloud: Cloud, renting: Ec2emo, data: Path
+    cloud: Cloud, backed: Ec2emo, data: Path
 ) -> None:
-    deploy(renting, data, "spot", "--spot", epochs=2000)
+    deploy(backed, data, "spot", "--spot", epochs=2000)
     first = the_machine(cloud)
     assert first.pool.market == "spot"
     eventually(lambda: mirrored_epoch(cloud, "spot") >= 2)
@@ -93,22 +72,22 @@ def test_a_spot_machine_is_taken_back_and_the_run_goes_on_on_another(
     assert saved_within < 100, "of the two minutes"
     reached = mirrored_epoch(cloud, "spot")
 
-    seen = see(renting, "spot", code=7)
+    seen = see(backed, "spot", code=7)
     assert (seen["state"], seen["next"]) == ("interrupted", "ec2emo resume spot")
     assert "AWS takes the spot machine back" in seen["reason"]
     cloud.clock.advance(130)
     eventually(lambda: not cloud.living())
 
-    seen = see(renting, "spot", code=7)
+    seen = see(backed, "spot", code=7)
     assert (seen["state"], seen["epoch"]) == ("interrupted", reached)
-    got = json.loads(renting("download", "spot", "--best", "--json").out)
+    got = json.loads(backed("download", "spot", "--best", "--json").out)
     assert got["epoch"] <= reached
-    assert (renting.cwd / "models" / "spot" / "best_v9.weights.h5").exists()
+    assert (backed.cwd / "models" / "spot" / "best_v9.weights.h5").exists()
 
-    renting("resume", "spot", "--epochs", "3", "--yes", "--json")
+    backed("resume", "spot", "--epochs", "3", "--yes", "--json")
     second = the_machine(cloud)
     assert second.id != first.id
-    last = renting("monitor", "spot", "--follow", "--json").out.splitlines()[-1]
+    last = backed("monitor", "spot", "--follow", "--json").out.splitlines()[-1]
     ended = json.loads(last)
     assert (ended["state"], ended["attempt"]) == ("finished", 2)
     assert ended["epoch"] == reached + 3  # not one epoch was lost
@@ -117,33 +96,33 @@ def test_a_spot_machine_is_taken_back_and_the_run_goes_on_on_another(
 
 @pytest.mark.slow
 def test_without_a_notice_no_more_is_lost_than_since_the_last_copy(
-    cloud: Cloud, renting: Ec2emo, data: Path
+    cloud: Cloud, backed: Ec2emo, data: Path
 ) -> None:
-    deploy(renting, data, "gone", "--spot", epochs=2000)
+    deploy(backed, data, "gone", "--spot", epochs=2000)
     eventually(lambda: mirrored_epoch(cloud, "gone") >= 1)
     first = the_machine(cloud)
     cloud.reclaim(first)
     eventually(lambda: not cloud.living())
     kept = mirrored_epoch(cloud, "gone")
-    assert see(renting, "gone", code=7)["state"] == "interrupted"
-    renting("resume", "gone", "--epochs", "1", "--yes")
-    ended = json.loads(renting("monitor", "gone", "--follow", "--json").out.splitlines()[-1])
+    assert see(backed, "gone", code=7)["state"] == "interrupted"
+    backed("resume", "gone", "--epochs", "1", "--yes")
+    ended = json.loads(backed("monitor", "gone", "--follow", "--json").out.splitlines()[-1])
     assert (ended["state"], ended["epoch"], ended["attempt"]) == ("finished", kept + 1, 2)
     assert mirror.EVERY <= 15
 
 
 @pytest.mark.slow
 def test_following_with_auto_resume_takes_another_machine_by_itself(
-    cloud: Cloud, renting: Ec2emo, data: Path
+    cloud: Cloud, backed: Ec2emo, data: Path
 ) -> None:
-    deploy(renting, data, "again", "--spot", epochs=2000)
-    follower = renting.start("monitor", "again", "--follow", "--auto-resume", "--json")
+    deploy(backed, data, "again", "--spot", epochs=2000)
+    follower = backed.start("monitor", "again", "--follow", "--auto-resume", "--json")
     eventually(lambda: mirrored_epoch(cloud, "again") >= 2)
     first = the_machine(cloud)
     cloud.notice(first)
     eventually(lambda: index(cloud, "again")["attempt"] == 2)
     assert [i.id for i in cloud.living() if i.id != first.id]
-    renting("stop", "again")
+    backed("stop", "again")
     out, _ = follower.communicate(timeout=120)
     ended = json.loads(out.splitlines()[-1])
     assert (ended["state"], ended["attempt"]) == ("stopped", 2)
@@ -151,9 +130,9 @@ def test_following_with_auto_resume_takes_another_machine_by_itself(
 
 @pytest.mark.slow
 def test_a_limit_that_is_reached_saves_the_run_and_ends_the_machine(
-    cloud: Cloud, renting: Ec2emo, data: Path
+    cloud: Cloud, backed: Ec2emo, data: Path
 ) -> None:
-    deploy(renting, data, "capped", "--max-hours", "0.2", epochs=5000)
+    deploy(backed, data, "capped", "--max-hours", "0.2", epochs=5000)
     machine = the_machine(cloud)
     eventually(lambda: mirrored_epoch(cloud, "capped") >= 1)
     folder = machine.machine.root / "home/ubuntu/.ec2emo/guard"
@@ -163,7 +142,7 @@ def test_a_limit_that_is_reached_saves_the_run_and_ends_the_machine(
     (folder / ".new").write_text(json.dumps({**config, "ttl_minutes": soon}))
     (folder / ".new").rename(folder / "guard.json")
     eventually(lambda: not cloud.living())
-    seen = see(renting, "capped", code=9)
+    seen = see(backed, "capped", code=9)
     assert seen["state"] == "capped"
     assert seen["reason"].startswith("the limit of ")
     assert mirrored_epoch(cloud, "capped") == seen["epoch"]
