@@ -17,7 +17,7 @@ from orchestrator.providers import Errand, Wish
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.providers.ec2.replica import Replica
+    from orchestrator.providers.ec2.elsewhere import Replica
     from orchestrator.run import Run
     from orchestrator.store import Store
 
@@ -82,7 +82,7 @@ def replica(run: Run) -> Replica | None:
     if run.machine is None or run.machine.store is None:
         return None
     from orchestrator.providers.ec2 import api
-    from orchestrator.providers.ec2.replica import Replica
+    from orchestrator.providers.ec2.elsewhere import Replica
 
     return Replica(api.connected(run.machine.region), run.machine.store, run.id, run.folder)
 
