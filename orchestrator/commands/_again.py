@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from orchestrator import providers, remote, settings, view
 from orchestrator import run as runs
 from orchestrator.commands import _renting
@@ -13,6 +15,7 @@ from orchestrator.run import Run
 from orchestrator.store import Store
 from trainer import contract
 
+LEAST_CAP = 0.01  # US dollars; too little for any machine, which is then said
 FRUITLESS = 3  # machines in a row that were taken away before an epoch was trained
 
 
@@ -55,7 +58,15 @@ class Persistence:
             )
         view.say(f"{run.id} was interrupted ({seen.verdict.reason}): it goes on", level="warning")
         attempt = attempt_for(self._store, run, None, None)
-        return go_on(self._store, run, attempt, yes=True) if attempt else None
+        return go_on(self._store, self._with_the_rest(run), attempt, yes=True) if attempt else None
+
+    def _with_the_rest(self, run: Run) -> Run:
+        """Under what is left of the cap on cost: nobody was asked whether the next machine may cost it too."""
+        renter = providers.renter(run.machine.provider) if run.machine else None
+        if renter is None or run.terms is None or run.terms.max_cost is None:
+            return run
+        rest = max(LEAST_CAP, run.terms.max_cost - renter.spent(self._store, run))
+        return dataclasses.replace(run, terms=dataclasses.replace(run.terms, max_cost=rest))
 
 
 def attempt_for(store: Store, run: Run, lr: float | None, epochs: int | None) -> contract.Attempt | None:

@@ -71,6 +71,14 @@ def again(machine: Machine) -> Machine | None:
     return lifecycle.again(machine)
 
 
+def spent(store: Store, run: Run) -> float:
+    """What the latest machine of the run has cost, in US dollars."""
+    from orchestrator.providers.ec2 import spending
+
+    lease = store.lease(run.id)
+    return spending.so_far(lease, None, lease.ended) if lease else 0.0
+
+
 def has_gpu(store: Store, run: Run) -> bool:
     """By the name of its type: G and P have GPUs. Of a machine that is only attached nothing is known."""
     lease = store.lease(run.id)
