@@ -61,7 +61,7 @@ class Persistence:
         return go_on(self._store, self._with_the_rest(run), attempt, yes=True) if attempt else None
 
     def _with_the_rest(self, run: Run) -> Run:
-        """Under what is left of the cap on cost: nobody was asked whether the next machine may cost it too."""
+        """Under what is left of the cap on cost: nobody was asked for more than that."""
         renter = providers.renter(run.machine.provider) if run.machine else None
         if renter is None or run.terms is None or run.terms.max_cost is None:
             return run
