@@ -56,7 +56,7 @@ class Terms:
     earlier where `max_cost` would be exceeded. `after` is what becomes of a machine ec2emo made, once the
     artifacts are home. `allow_from` is who may reach port 22, in CIDR notation; None is this computer's
     address alone. `image` is an AMI, or the name of an SSM parameter that holds one. `adopt` allows to stop,
-    terminate and tag a machine that ec2emo did not make.
+    terminate and tag a machine that ec2emo did not make; `allow_cpu` to train on it where no GPU is seen.
     """
 
     region: str | None = None
@@ -73,6 +73,7 @@ class Terms:
     image: str | None = None
     owner: str | None = None
     adopt: bool = False
+    allow_cpu: bool = False
 
 
 def tunnel(machine: Machine) -> list[str]:

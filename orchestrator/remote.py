@@ -35,13 +35,20 @@ LOOK = (
     "print(json.dumps(json.loads(clips.check(pathlib.Path(sys.argv[1])).to_json())))"
 )
 
+SEE = (
+    "import json, tensorflow as tf; made = tf.sysconfig.get_build_info(); "
+    "name = lambda d: tf.config.experimental.get_device_details(d).get('device_name', d.name); "
+    "print(json.dumps({'tensorflow': tf.__version__, 'cuda': made.get('cuda_version'), "
+    "'cudnn': made.get('cudnn_version'), 'gpus': [name(d) for d in tf.config.list_physical_devices('GPU')]}))"
+)
+
 Say = Callable[[str], None]
 OnBytes = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What probe.sh found. `code`, `env` and `data` say whether ours is there already."""
+    """What probe.sh found. `code`, `env` and `data` say whether ours is there; `driver` is NVIDIA's."""
 
     root: str
     user: str
@@ -57,6 +64,7 @@ class Facts:
     code: bool
     env: bool
     data: bool
+    driver: str | None = None
 
 
 def probe(shell: Shell, machine: Machine, bundle: Bundle, fingerprint: str = "-") -> Facts:
@@ -78,6 +86,7 @@ def probe(shell: Shell, machine: Machine, bundle: Bundle, fingerprint: str = "-"
             gpus=int(found["gpus"]),
             free_bytes=int(found["free_kb"]) * 1024,
             now=float(found["now"]),
+            driver=found.get("driver") or None,
             **{k: found[k] == "yes" for k in ("python3", "tmux", "writable", "code", "env", "data")},
         )
     except (KeyError, ValueError) as e:
@@ -123,6 +132,18 @@ def environment(shell: Shell, machine: Machine, facts: Facts, bundle: Bundle, sa
         shell, argv, "the Python environment could not be made", facts, timeout=None, on_error_line=say
     )
     return str(_json(out)["python"])
+
+
+def accelerators(shell: Shell, facts: Facts, python: str) -> dict[str, Any]:
+    """What TensorFlow sees there: its version, CUDA's and cuDNN's, the driver's, and the GPUs' names.
+
+    Raises RunFailed.
+    """
+    argv = ["env", "TF_CPP_MIN_LOG_LEVEL=3", python, "-P", "-c", SEE]
+    seen = _json(
+        _checked(shell, argv, "TensorFlow could not be asked for GPUs", facts, timeout=DATA_PATIENCE)
+    )
+    return {**seen, "driver": facts.driver}
 
 
 def send_data(

@@ -6,6 +6,7 @@ import dataclasses
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,8 @@ class Asked:
 class Run:
     """One run. `data` and `where` are what `--data` and `--on` said; `machine` is None until one is there.
 
-    `terms` are those for renting one, None where none is rented.
+    `terms` are those for renting one, None where none is rented. `accelerators` is what TensorFlow saw on a
+    rented machine: GPUs, driver, versions.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Run:
     python: str | None = None
     attempts: tuple[Asked, ...] = ()
     terms: Terms | None = None
+    accelerators: Mapping[str, Any] | None = None
 
     @property
     def folder(self) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from orchestrator import bundle as bundles
 from orchestrator import data, providers, remote
 from orchestrator.connect import open_shell
-from orchestrator.errors import BadRequest
+from orchestrator.errors import BadRequest, RunFailed
 from orchestrator.run import Asked, Run
 from orchestrator.shell import Shell
 from orchestrator.store import Store
@@ -57,6 +57,7 @@ def begin(
         code = remote.code_dir(facts, bundle)
         python = remote.environment(shell, run.machine, facts, bundle, telling.phase)
         run = dataclasses.replace(run, root=facts.root, python=python)
+        run = _see_gpus(store, run, shell, facts, telling)
         _bring_back(run, shell, code, telling)
         run = _settle_data(store, run, shell, facts, code, report, telling)
         asked = Asked(attempt.token, time.time(), bundle.hash)
@@ -69,6 +70,28 @@ def begin(
         shell.close()
         raise
     return run, shell
+
+
+def _see_gpus(store: Store, run: Run, shell: Shell, facts: remote.Facts, telling: Telling) -> Run:
+    """With what TensorFlow sees of a rented machine. Raises RunFailed when a GPU is paid for and not seen."""
+    assert run.machine is not None and run.python is not None
+    renter = providers.renter(run.machine.provider)
+    if renter is None:
+        return run
+    telling.phase("looking at the GPU")
+    seen = remote.accelerators(shell, facts, run.python)
+    name = run.machine.name
+    run = dataclasses.replace(run, accelerators=seen)
+    store.save(run)
+    if not seen["gpus"] and renter.has_gpu(store, run) and not (run.terms and run.terms.allow_cpu):
+        driver = f"driver {facts.driver}" if facts.driver else "no driver"
+        raise RunFailed(
+            f"{name} is paid for its GPU, and TensorFlow {seen['tensorflow']} sees none ({driver}): choose "
+            f"another image, or 'ec2emo resume {run.id} --allow-cpu' trains on its CPU; it costs on until "
+            f"'ec2emo machines terminate {name}'",
+            run=run.id,
+        )
+    return run
 
 
 def _bring_back(run: Run, shell: Shell, code: str, telling: Telling) -> None:

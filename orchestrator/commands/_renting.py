@@ -32,6 +32,7 @@ def terms(
     via: str | None,
     allow_from: str | None,
     adopt: bool,
+    allow_cpu: bool,
 ) -> Terms | None:
     """What the options say, and the settings where they say nothing; None where nothing is rented.
 
@@ -46,6 +47,7 @@ def terms(
         "via": via,
         "allow_from": allow_from,
         "adopt": adopt or None,
+        "allow_cpu": allow_cpu or None,
     }
     chosen = {k: v for k, v in said.items() if v is not None}
     if not providers.renter(wish.provider):

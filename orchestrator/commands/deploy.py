@@ -71,6 +71,9 @@ def command(
     adopt: Annotated[
         bool, typer.Option("--adopt", help="EC2: treat a machine of yours as if ec2emo had made it.")
     ] = False,
+    allow_cpu: Annotated[
+        bool, typer.Option("--allow-cpu", help="EC2: train on the CPU where no GPU is seen.")
+    ] = False,
     auto_resume: Annotated[
         bool, typer.Option("--auto-resume", help="With --follow: go on whenever the machine is taken away.")
     ] = False,
@@ -106,6 +109,7 @@ def command(
         via=via,
         allow_from=allow_from,
         adopt=adopt,
+        allow_cpu=allow_cpu,
     )
     if split not in (None, "speaker", "clip"):
         raise BadRequest(f"--split is speaker or clip, not {split!r:.40}")

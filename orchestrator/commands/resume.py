@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated
 
 import typer
@@ -22,6 +23,9 @@ def command(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="How many epochs more.")] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Stay and watch.")] = False,
+    allow_cpu: Annotated[
+        bool, typer.Option("--allow-cpu", help="EC2: train on the CPU where no GPU is seen.")
+    ] = False,
     auto_resume: Annotated[
         bool, typer.Option("--auto-resume", help="With --follow: go on whenever the machine is taken away.")
     ] = False,
@@ -42,6 +46,8 @@ def command(
     store = Store()
     again = persistence(store, follow=follow, asked=auto_resume)
     chosen = store.find(run)
+    if allow_cpu and chosen.terms:
+        chosen = dataclasses.replace(chosen, terms=dataclasses.replace(chosen.terms, allow_cpu=True))
     attempt = attempt_for(store, chosen, lr, epochs)
     if attempt is None:
         view.say(

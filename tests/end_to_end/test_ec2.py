@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
-from tests.conftest import Box, Ec2emo, eventually
-from tests.end_to_end.conftest import TINY, Place
+from tests.conftest import Ec2emo, eventually
+from tests.end_to_end.conftest import TINY
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -20,22 +17,8 @@ if TYPE_CHECKING:
 TWO = ("--instance-type", "g4dn.xlarge", "--instance-type", "g5.xlarge")
 
 
-@pytest.fixture
-def renting(cloud: Cloud, box: Box, ec2emo: Ec2emo, data: Path) -> Iterator[Ec2emo]:
-    """The program on the test cloud, whose image has the environment, made once for all tests, on its disk."""
-    environments = box.home / ".ec2emo" / "env"
-    if not any(environments.glob("*/.ready")):
-        ec2emo.env["HOME"] = str(box.client_home)
-        shared = Place(box.where, ec2emo, box.home / ".ec2emo", data)
-        shared.deploy("--follow", name="makes-the-environment", epochs=1)
-    cloud.image.mount(environments, "/home/ubuntu/.ec2emo/env")
-    ec2emo.env.update({**cloud.environment, "EC2EMO_ADDRESS_SERVICE": cloud.address_url})
-    ec2emo.env["EC2EMO_HOME"] = str(ec2emo.cwd.parent / "renting-home")
-    yield ec2emo
-
-
 def deploy(renting: Ec2emo, data: Path, *options: str, name: str, code: int | None = 0) -> Any:
-    chosen = ("--on", "ec2", "--data", str(data), "--name", name, "--epochs", "2", "--yes")
+    chosen = ("--on", "ec2", "--data", str(data), "--name", name, "--epochs", "2", "--yes", "--allow-cpu")
     return renting("deploy", "v9_attention", *chosen, *TWO, *TINY, *options, code=code)
 
 

@@ -71,6 +71,12 @@ def again(machine: Machine) -> Machine | None:
     return lifecycle.again(machine)
 
 
+def has_gpu(store: Store, run: Run) -> bool:
+    """By the name of its type: G and P have GPUs. Of a machine that is only attached nothing is known."""
+    lease = store.lease(run.id)
+    return bool(lease and re.match(r"(g|gr|p)\d", lease.instance_type or ""))
+
+
 def replica(run: Run) -> Replica | None:
     """The run's copy in S3, which its machine keeps where `ec2emo setup` was run."""
     if run.machine is None or run.machine.store is None:
