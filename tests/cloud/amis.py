@@ -96,15 +96,15 @@ class Amis:
         value: str = found["Parameter"]["Value"]
         return value
 
-    def known(self, call: Call, id: str) -> Ami:
+    def known(self, call: Call, image: str) -> Ami:
         """The image of an id; EC2 refuses to start another."""
         for ami in self.images:
-            if ami.id(call.region) == id:
+            if ami.id(call.region) == image:
                 return ami
         try:
-            (found,) = self.cloud.moto.client("ec2", call.region).describe_images(ImageIds=[id])["Images"]
+            (found,) = self.cloud.moto.client("ec2", call.region).describe_images(ImageIds=[image])["Images"]
         except (ClientError, ValueError):
-            raise Refusal("InvalidAMIID.NotFound", f"The image id '[{id}]' does not exist") from None
+            raise Refusal("InvalidAMIID.NotFound", f"The image id '[{image}]' does not exist") from None
         user = "ubuntu" if "ubuntu" in found.get("Name", "").lower() else "ec2-user"
         return Ami(
             found.get("Name", ""), found["OwnerId"], user, found["CreationDate"], 8, found["RootDeviceName"]
@@ -194,8 +194,8 @@ class Amis:
         }
 
 
-def _fits(ami: Ami, id: str, asked: dict[str, Any]) -> bool:
-    if asked.get("ImageIds") and id not in asked["ImageIds"]:
+def _fits(ami: Ami, image: str, asked: dict[str, Any]) -> bool:
+    if asked.get("ImageIds") and image not in asked["ImageIds"]:
         return False
     if asked.get("Owners") and not {ami.owner, "amazon"} & set(asked["Owners"]):
         return False
@@ -203,7 +203,7 @@ def _fits(ami: Ami, id: str, asked: dict[str, Any]) -> bool:
         return False
     seen = {
         "architecture": "x86_64",
-        "image-id": id,
+        "image-id": image,
         "image-type": "machine",
         "is-public": "true",
         "name": ami.name,

@@ -6,6 +6,7 @@ import heapq
 import itertools
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,16 +26,19 @@ class Timer:
 
 
 class Clock:
-    """Seconds since 1970 in the cloud, and what is to happen when."""
+    """Seconds since 1970 in the cloud, and what is to happen when; one thing at a time, under `lock`."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: threading.RLock) -> None:
+        self.lock = lock
+        self.errors: list[str] = []
         self._changed = threading.Condition()
         self._timers: list[Timer] = []
         self._numbers = itertools.count()
         self._speed = 1.0
         self._base = (time.time(), time.monotonic())
         self._closed = False
-        threading.Thread(target=self._tick, name="cloud-clock", daemon=True).start()
+        self._thread = threading.Thread(target=self._tick, name="cloud-clock", daemon=True)
+        self._thread.start()
 
     def now(self) -> float:
         base, since = self._base
@@ -69,19 +73,21 @@ class Clock:
         """Let time pass at once; what falls due happens here, each thing at its own moment."""
         until = self.now() + seconds
         while timer := self._take(until):
-            self._jump(max(timer.due, self.now()))
-            timer.action()
-        self._jump(max(until, self.now()))
+            self._jump(timer.due)
+            self._do(timer)
+        self._jump(until)
 
     def close(self) -> None:
         with self._changed:
             self._closed = True
             self._timers.clear()
             self._changed.notify_all()
+        self._thread.join()
 
     def _jump(self, now: float) -> None:
+        """Never back."""
         with self._changed:
-            self._base = (now, time.monotonic())
+            self._base = (max(now, self.now()), time.monotonic())
             self._changed.notify_all()
 
     def _take(self, until: float) -> Timer | None:
@@ -93,12 +99,24 @@ class Clock:
                     return timer
         return None
 
+    def _do(self, timer: Timer) -> None:
+        with self.lock:
+            if timer.off:
+                return
+            try:
+                timer.action()
+            except Exception:  # noqa: BLE001 - told when the cloud is closed
+                self.errors.append(traceback.format_exc())
+
     def _tick(self) -> None:
         while not self._closed:
             if timer := self._take(self.now()):
-                timer.action()
+                self._do(timer)
                 continue
             with self._changed:
-                rest = (self._timers[0].due - self.now()) / self._speed if self._timers else 3600.0
+                if self._timers:
+                    rest = (self._timers[0].due - self.now()) / self._speed
+                else:
+                    rest = threading.TIMEOUT_MAX
                 if rest > 0 and not self._closed:
-                    self._changed.wait(rest)
+                    self._changed.wait(min(rest, threading.TIMEOUT_MAX))

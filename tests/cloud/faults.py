@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.cloud.policies import Need
 from tests.cloud.wire import Call, Refusal
 
 if TYPE_CHECKING:
@@ -125,8 +126,11 @@ class Faults:
             raise Refusal(code, "Request limit exceeded.", 503 if call.service == "ec2" else 400)
 
     def _permit(self, call: Call) -> None:
-        if any(fnmatch.fnmatchcase(call.name, pattern) for pattern in self.denied):
-            raise denial(call, self.cloud.arn_of(call.access_key))
+        need = self.cloud.permissions.refused(call)
+        if need is None and any(fnmatch.fnmatchcase(call.name, pattern) for pattern in self.denied):
+            need = Need(call.name, "*")
+        if need is not None:
+            raise denial(call, need, self.cloud.arn_of(call.access_key))
 
     def _failing(self, call: Call) -> Failure | None:
         return next((f for f in self.failures if f.times and fnmatch.fnmatchcase(call.name, f.pattern)), None)
@@ -136,28 +140,24 @@ class Faults:
         raise Refusal(failure.code, failure.message, SERVER_FAULTS.get(failure.code, 400))
 
 
-def denial(call: Call, who: str) -> Refusal:
+def denial(call: Call, need: Need, who: str) -> Refusal:
     """Not authorized, in the words of the service; EC2 adds a message that only STS decodes."""
-    words = f"User: {who} is not authorized to perform: {call.name}"
-    why = f"because no identity-based policy allows the {call.name} action"
+    said = (
+        f"User: {who} is not authorized to perform: {need.action} on resource: {need.resource} because no "
+        f"identity-based policy allows the {need.action} action"
+    )
     if call.service == "ec2":
-        secret = base64.urlsafe_b64encode(
-            json.dumps(
-                {
-                    "allowed": False,
-                    "explicitDeny": False,
-                    "context": {"action": call.name, "principal": {"arn": who}},
-                }
-            ).encode()
-        ).decode()
+        context = {"principal": {"arn": who}, "action": need.action, "resource": need.resource}
+        secret = json.dumps({"allowed": False, "explicitDeny": False, "context": context})
+        encoded = base64.urlsafe_b64encode(secret.encode()).decode()
         return Refusal(
             "UnauthorizedOperation",
-            f"You are not authorized to perform this operation. {words} {why}. "
-            f"Encoded authorization failure message: {secret}",
+            f"You are not authorized to perform this operation. {said}. "
+            f"Encoded authorization failure message: {encoded}",
             403,
         )
     code = "AccessDenied" if call.protocol in ("query", "rest-xml") else "AccessDeniedException"
-    return Refusal(code, f"{words} on resource: * {why}", 403)
+    return Refusal(code, said, 403 if call.protocol in ("query", "rest-xml", "rest-json") else 400)
 
 
 def process_of(peer: tuple[str, int], port: int) -> int:

@@ -1,4 +1,4 @@
-"""CreateFleet of type instant: pools in an order, the first that has room, and an error for each that has not."""
+"""CreateFleet of type instant: the first pool that has room, and an error for each before it that has not."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from tests.cloud.wire import Call, Refusal
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
 
-PLACEHOLDER = ("UnfulfillableCapacity", "Failed to fulfill capacity. Please review errors in the response.")
 MESSAGES = {
     "InsufficientInstanceCapacity": "There is no capacity available that matches your request.",
     "MaxSpotInstanceCountExceeded": "Max spot instance count exceeded",
-    "UnfulfillableCapacity": "Unable to fulfill capacity due to your request configuration. Please adjust your "
-    "request and try again.",
     "RequestLimitExceeded": "Request limit exceeded.",
     "UnauthorizedOperation": "You are not authorized to perform this operation.",
+    # Only a pointer to the errors beside it.
+    "UnfulfillableCapacity": "Failed to fulfill capacity. Please review errors in the response.",
 }
+
+
+def message(code: str) -> str:
+    """What EC2 says with an error."""
+    return MESSAGES.get(code, f"The request ended with {code}.")
 
 
 @dataclass
@@ -61,13 +65,9 @@ class Fleets:
         market = target.get("DefaultTargetCapacityType", ON_DEMAND)
         pools = self._pools(call, request, market)
         if self.answer_next:
-            errors = [
-                _error(spec, market, *self.answer_next[0][n % len(self.answer_next[0])])
-                for n, (spec, _, _) in enumerate(
-                    (pools * len(self.answer_next[0]))[: max(len(pools), len(self.answer_next[0]))]
-                )
-            ]
-            self.answer_next.pop(0)
+            said = self.answer_next.pop(0)
+            turns = range(max(len(said), len(pools)))
+            errors = [_error(pools[n % len(pools)][0], market, *said[n % len(said)]) for n in turns]
             return self._made(call, [], errors)
         wanted = target["TotalTargetCapacity"]
         found: list[dict[str, Any]] = []
@@ -96,7 +96,7 @@ class Fleets:
     def _pools(
         self, call: Call, request: dict[str, Any], market: str
     ) -> list[tuple[dict[str, Any], dict[str, Any], float | None]]:
-        """For each override: how an answer names it, the launch it stands for, the highest price; in order."""
+        """For each override, in order: how an answer names it, the launch it means, the highest price."""
         found = []
         tags = [t for t in request.get("TagSpecifications", []) if t["ResourceType"] != "fleet"]
         for config in request["LaunchTemplateConfigs"]:
@@ -135,9 +135,16 @@ class Fleets:
         options = request.get("SpotOptions" if market == SPOT else "OnDemandOptions", {})
         prioritized = "prioritized" in options.get("AllocationStrategy", "lowest-price")
         subnet = whole.get("SubnetId")
-        zone = whole.get("Placement", {}).get("AvailabilityZone") or self.cloud.zone_of(call.region, subnet)
-        price = self.cloud.market.price(Pool(whole["InstanceType"], zone or f"{call.region}a", market))
+        zone = whole.get("Placement", {}).get("AvailabilityZone") or self._zone(call, subnet)
+        price = self.cloud.market.price(Pool(whole["InstanceType"], zone, market))
         return (override.get("Priority", float("inf")) if prioritized else 0.0, price)
+
+    def _zone(self, call: Call, subnet: str | None) -> str:
+        if subnet is None:
+            return f"{call.region}a"
+        moto = self.cloud.moto.client("ec2", call.region)
+        zones = {s["SubnetId"]: s["AvailabilityZone"] for s in moto.describe_subnets()["Subnets"]}
+        return zones.get(subnet, "")
 
     def describe(self, call: Call) -> dict[str, Any]:
         """Instant fleets are told of only when they are asked for by id."""
@@ -170,18 +177,18 @@ class Fleets:
     def delete(self, call: Call) -> dict[str, Any]:
         """Deleting an instant fleet terminates its instances, whatever one hoped."""
         done = []
-        for id in call.parameters["FleetIds"]:
-            if id not in self.all:
-                raise Refusal("InvalidFleetId.NotFound", f"The fleet ID '{id}' does not exist")
+        for fleet_id in call.parameters["FleetIds"]:
+            if fleet_id not in self.all:
+                raise Refusal("InvalidFleetId.NotFound", f"The fleet ID '{fleet_id}' does not exist")
             if not call.parameters.get("TerminateInstances"):
                 raise Refusal(
                     "InvalidRequest", "Instant fleets can only be deleted together with their instances."
                 )
-            fleet = self.all[id]
+            fleet = self.all[fleet_id]
             for instance in fleet.instances:
                 self.cloud.instances.end(self.cloud.instances.all[instance], BY_USER, "")
             told = {
-                "FleetId": id,
+                "FleetId": fleet_id,
                 "PreviousFleetState": fleet.state,
                 "CurrentFleetState": "deleted_terminating",
             }

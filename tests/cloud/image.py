@@ -1,4 +1,4 @@
-"""What is on the disk of every new instance: this machine's own programs, with a cloud image's ways on top."""
+"""What the disk of a new instance has: this machine's own programs, with the ways of a cloud image on top."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 GUEST = Path(__file__).parent / "guest"
 LIBRARY = "usr/local/lib/cloud"
 # What of this machine an instance does not see.
-HIDDEN = ("tmp", "root", "home", "var/tmp", "var/lib/cloud", "etc/ssh")
+HIDDEN = ("tmp", "root", "home", "var/tmp", "var/lib/cloud", "etc/ssh", "etc/systemd/system")
 USERS = {"ubuntu": 61000, "ec2-user": 61001}  # numbers that nobody else has
 PYTHON = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}").resolve()
 
@@ -22,8 +22,7 @@ class Image:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.mounts: dict[str, str] = {}
-        self.environment: dict[str, str] = {}  # of every session and of user data
+        self.mounts: dict[str, str] = {}  # what is shown of this machine all the same: from where, where
         for hidden in HIDDEN:
             self._folder(hidden, opaque=True)
         (folder / "tmp").chmod(0o1777)
@@ -36,17 +35,9 @@ class Image:
             self.mount(Path(uv), "/usr/local/bin/uv")
 
     def mount(self, source: Path, target: str | None = None) -> None:
-        """Show a file or folder of this machine in every new instance, where it cannot be written to."""
-        target = target or str(source)
-        if target == str(source) and not source.is_relative_to("/root") and not source.is_relative_to("/tmp"):
-            return
-        inside = self.folder / target.lstrip("/")
-        if source.is_dir():
-            inside.mkdir(parents=True, exist_ok=True)
-        else:
-            inside.parent.mkdir(parents=True, exist_ok=True)
-            inside.touch()
-        self.mounts[str(source)] = target
+        """Show a file or folder of this machine in every new instance, where nobody can write to it."""
+        if target or any(source.is_relative_to(f"/{hidden}") for hidden in HIDDEN):
+            self.mounts[str(source)] = target or str(source)
 
     def program(self, path: str, text: str) -> None:
         file = self.folder / path.lstrip("/")
@@ -87,7 +78,7 @@ class Image:
 
     def _programs(self) -> None:
         library = self._folder(LIBRARY)
-        for source in ("init.py", "cloud_init.py", "shutdown.py"):
+        for source in ("init.py", "cloud_init.py", "shutdown.py", "systemctl.py"):
             shutil.copy(GUEST / source, library / source)
         package = Path(yaml.__file__).parent
         shutil.copytree(package, library / "yaml", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
@@ -95,8 +86,11 @@ class Image:
         for name in ("shutdown", "poweroff", "reboot", "halt"):
             self.program(f"/usr/sbin/{name}", f'{run}shutdown.py {name} "$@"\n')
         self.program("/usr/bin/cloud-init", f'{run}cloud_init.py "$@"\n')
-        self.program("/usr/bin/systemctl", (GUEST / "systemctl").read_text())
+        self.program("/usr/bin/systemctl", f'{run}systemctl.py systemctl "$@"\n')
+        self.program("/usr/sbin/service", f'{run}systemctl.py service "$@"\n')
         self.program("/usr/bin/sudo", (GUEST / "sudo").read_text())
+        if not shutil.which("python3", path="/usr/local/bin:/usr/bin:/bin"):
+            (self._folder("usr/local/bin") / "python3").symlink_to(PYTHON)
         setpriv = shutil.which("setpriv")
         assert setpriv, "setpriv is missing; install util-linux"
         shutil.copy(setpriv, library / "as-root")

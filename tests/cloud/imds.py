@@ -1,4 +1,4 @@
-"""The metadata service of one instance, version 2: a token first, then what the instance may know of itself."""
+"""The metadata service of one instance, version 2: a token first, then what it may know of itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from tests.cloud.moto import ACCOUNT
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -27,13 +29,13 @@ class Imds:
         imds = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 self._tell(*imds.get(self.path, self.headers.get("X-aws-ec2-metadata-token")))
 
-            def do_PUT(self) -> None:  # noqa: N802
+            def do_PUT(self) -> None:
                 self._tell(*imds.put(self.path, self.headers.get("X-aws-ec2-metadata-token-ttl-seconds")))
 
-            def do_POST(self) -> None:  # noqa: N802
+            def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 self._tell(*imds.post(self.path, json.loads(body)))
 
@@ -101,7 +103,6 @@ class Imds:
             f"{meta}/spot/termination-time": instance.interruption and instance.interruption["time"],
             f"{meta}/events/recommendations/rebalance": instance.rebalance
             and json.dumps({"noticeTime": instance.rebalance}),
-            f"{LATEST}user-data": instance.user_data.decode(errors="replace") or None,
             f"{LATEST}dynamic/instance-identity/document": json.dumps(
                 {
                     "instanceId": instance.id,
@@ -109,7 +110,7 @@ class Imds:
                     "availabilityZone": instance.pool.zone,
                     "instanceType": instance.pool.type,
                     "imageId": instance.launch.image,
-                    "accountId": "123456789012",
+                    "accountId": ACCOUNT,
                     "privateIp": instance.private_address,
                 }
             ),
@@ -118,9 +119,8 @@ class Imds:
             tags = self.cloud.tags(instance.id, instance.region)
             facts[f"{meta}/tags/instance"] = "\n".join(tags)
             facts |= {f"{meta}/tags/instance/{key}": value for key, value in tags.items()}
-        if profile := instance.launch.profile:
-            credentials = self.cloud.role_credentials(instance.id, profile)
+        if instance.launch.profile:
+            role, credentials = self.cloud.role_credentials(instance)
             folder = f"{meta}/iam/security-credentials"
-            facts[folder] = profile
-            facts[f"{folder}/{profile}"] = json.dumps(credentials)
+            facts |= {folder: role, f"{folder}/{role}": json.dumps(credentials)}
         return facts

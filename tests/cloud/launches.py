@@ -46,7 +46,6 @@ class Launch:
     user: str
     public_keys: list[str]
     profile: str
-    user_data: bytes = b""
     public: bool = True
     reservation: str = ""
     metadata_options: dict[str, Any] = field(default_factory=dict)
@@ -81,7 +80,7 @@ class Launches:
                 break
         for instance in begun:
             instance.launch.reservation = begun[0].launch.reservation
-        (reservation,) = self.cloud.instances.reservations(call.region, begun)
+        (reservation,) = self.cloud.descriptions.reservations(call.region, begun)
         for instance in reservation["Instances"]:  # the answer comes before there is an address
             instance.pop("PublicIpAddress", None)
             instance |= {"State": {"Name": "pending", "Code": 0}, "PublicDnsName": ""}
@@ -139,13 +138,15 @@ class Launches:
         except ClientError as e:
             raise Refusal(e.response["Error"]["Code"], e.response["Error"]["Message"]) from e
         (known,) = made["Instances"]
-        id = known["InstanceId"]
+        name = known["InstanceId"]
+        disks = [m["Ebs"]["VolumeId"] for m in known["BlockDeviceMappings"]]
+        interfaces = [i["NetworkInterfaceId"] for i in known["NetworkInterfaces"]]
+        cloud.visibility.made("instance", name, *disks, *interfaces)
         for spec in tags:
             if spec["ResourceType"] == "network-interface":
-                interfaces = [i["NetworkInterfaceId"] for i in known["NetworkInterfaces"]]
                 moto.create_tags(Resources=interfaces, Tags=spec["Tags"])
         if request.get("DisableApiTermination"):
-            moto.modify_instance_attribute(InstanceId=id, DisableApiTermination={"Value": True})
+            moto.modify_instance_attribute(InstanceId=name, DisableApiTermination={"Value": True})
         profile = request.get("IamInstanceProfile", {})
         launch = Launch(
             request,
@@ -154,12 +155,11 @@ class Launches:
             ami.user,
             keys,
             profile.get("Name") or profile.get("Arn", "").rpartition("/")[2],
-            data,
             request.get("_public", True),
             made["ReservationId"],
             request.get("MetadataOptions", {}),
         )
-        return cloud.instances.begin(id, call.region, pool, launch)
+        return cloud.instances.begin(name, call.region, pool, launch)
 
     def _subnet(self, call: Call, request: dict[str, Any], pool: Pool, offered: set[str]) -> tuple[str, str]:
         """Where it goes: the subnet that is asked for, or EC2's choice of a default one."""
@@ -218,5 +218,6 @@ def _check_disk(request: dict[str, Any], ami: Any) -> None:
         if mapping["DeviceName"] == ami.root and size is not None and size < ami.size:
             raise Refusal(
                 "InvalidBlockDeviceMapping",
-                f"Volume of size {size}GB is smaller than snapshot '{ami.snapshot}', expect size >= {ami.size}GB",
+                f"Volume of size {size}GB is smaller than snapshot '{ami.snapshot}', expect size >= "
+                f"{ami.size}GB",
             )

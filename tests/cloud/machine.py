@@ -10,7 +10,7 @@ import subprocess
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tests.cloud.image import PYTHON, Image
 
@@ -18,23 +18,13 @@ BOOT = Path(__file__).parent / "guest" / "boot.sh"
 NAMESPACES = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
 
 
-class Machine(Protocol):
-    """What an instance needs of the machine it is."""
-
-    def start(self, seed: dict[str, Any]) -> None: ...
-    def order(self, words: str) -> None: ...
-    def stop(self, grace: float = 3.0) -> None: ...
-    def discard(self) -> None: ...
-    def freeze(self) -> None: ...
-    def console(self) -> bytes: ...
-
-
-class Guest:
+class Machine:
     """A machine that boots: its processes are real, and all of them end with it."""
 
-    def __init__(self, folder: Path, image: Image) -> None:
+    def __init__(self, folder: Path, image: Image, mounts: dict[str, str]) -> None:
         self.folder = folder
         self.image = image
+        self.mounts = {**image.mounts, **mounts}
         self.process: subprocess.Popen[bytes] | None = None
         self.frozen = False
         for name in ("disk", "work", "root", "image"):
@@ -58,7 +48,7 @@ class Guest:
         boot_id.write_text(f"{uuid.uuid4()}\n")
         shutil.rmtree(self.folder / "work")
         (self.folder / "work").mkdir()
-        mounts = [word for pair in self.image.mounts.items() for word in pair]
+        mounts = [word for pair in self.mounts.items() for word in pair]
         command = [
             str(BOOT),
             seed["hostname"],
@@ -101,6 +91,11 @@ class Guest:
         with suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process = None
+
+    def enter(self, *argv: str, **how: Any) -> subprocess.Popen[bytes]:
+        """A process in the instance, as root, started from out here."""
+        where = ["--target", str(self.init), "--mount", "--pid", "--uts", "--ipc", "--root", "--wd"]
+        return subprocess.Popen(["nsenter", *where, "--", *argv], **how)
 
     def discard(self) -> None:
         """The disk is gone; what the console said stays."""

@@ -1,4 +1,4 @@
-"""What there is to rent, how much of it, for whom and at what price: capacity, quotas, list and spot prices."""
+"""What there is to rent, how much of it, to whom and at what price: capacity, quotas, prices."""
 
 from __future__ import annotations
 
@@ -97,10 +97,16 @@ class Pools:
 
 
 class Market:
-    """The market of one account."""
+    """The market of one account.
 
-    def __init__(self, living: Callable[[], Iterable[tuple[Pool, str]]], cpus: Callable[[str], int]) -> None:
-        self._living = living
+    `counted` tells of each instance that counts its pool, its region, and whether it still takes room there;
+    `cpus` tells how many virtual CPUs a type has.
+    """
+
+    def __init__(
+        self, counted: Callable[[], Iterable[tuple[Pool, str, bool]]], cpus: Callable[[str], int]
+    ) -> None:
+        self._counted = counted
         self._cpus = cpus
         self.capacity = Pools()
         self.defaults: dict[str, float] = dict.fromkeys((q.code for q in QUOTAS), 0.0)
@@ -133,7 +139,7 @@ class Market:
                 f"fulfillment price of {self.price(pool):g}.",
             )
         limit = self.capacity.of(pool)
-        if limit is not None and sum(p == pool for p, _ in self._living()) >= limit:
+        if limit is not None and sum(p == pool and there for p, _, there in self._counted()) >= limit:
             if pool.market == SPOT:
                 raise Refusal(
                     "InsufficientInstanceCapacity",
@@ -152,7 +158,9 @@ class Market:
     def _check_quota(self, pool: Pool, region: str) -> None:
         quota = self.quota(pool)
         limit = self.quotas.get(quota.code, self.defaults[quota.code])
-        used = sum(self._cpus(p.type) for p, r in self._living() if r == region and self.quota(p) == quota)
+        used = sum(
+            self._cpus(p.type) for p, r, _ in self._counted() if r == region and self.quota(p) == quota
+        )
         if used + self._cpus(pool.type) <= limit:
             return
         if pool.market == SPOT:

@@ -7,17 +7,19 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.config import Config
 
+from tests.cloud.wire import Answer, Request
 from tests.conftest import eventually, free_port
 
 ACCOUNT = "123456789012"
 CREDENTIALS = {"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE", "aws_secret_access_key": "not-a-secret"}
+ENDS_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"]
+HOP = ("connection", "expect", "transfer-encoding")  # headers that are of one connection
 CHECKS = {
     "MOTO_ENABLE_KEYPAIR_VALIDATION": "true",
     "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true",
@@ -34,7 +36,7 @@ class Moto:
         self._lock = threading.Lock()
         with log.open("wb") as said:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
+                [*ENDS_WITH_US, sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
                 stdout=said,
                 stderr=said,
                 env={**os.environ, **CHECKS},
@@ -46,22 +48,21 @@ class Moto:
         eventually(self._answers)
 
     def reset(self) -> None:
-        status, _, body = self.send("POST", "/moto-api/reset", {}, b"")
-        assert status == 200, body
+        answer = self.send(Request("POST", "/moto-api/reset", {}, b"", ("", 0)))
+        assert answer.status == 200, answer.body
 
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def send(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, list[tuple[str, str]], bytes]:
-        """One request as it came; status, headers and body of the answer."""
+    def send(self, request: Request) -> Answer:
+        """One request as it came."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in HOP}
         try:
-            connection.request(method, target, body, dict(headers))
+            connection.request(request.method, request.target, request.body, headers)
             answer = connection.getresponse()
-            return answer.status, answer.getheaders(), answer.read()
+            return Answer(answer.status, answer.getheaders(), answer.read())
         finally:
             connection.close()
 
@@ -81,6 +82,6 @@ class Moto:
     def _answers(self) -> bool:
         assert self.process.poll() is None, "moto's server does not start"
         try:
-            return self.send("GET", "/moto-api/data.json", {}, b"")[0] == 200
+            return self.send(Request("GET", "/moto-api/data.json", {}, b"", ("", 0))).status == 200
         except OSError:
             return False

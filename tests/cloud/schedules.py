@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from botocore.exceptions import ClientError
 
+from tests.cloud.faults import denial
+from tests.cloud.policies import allows
 from tests.cloud.wire import Call, Refusal
 
 if TYPE_CHECKING:
@@ -25,13 +28,17 @@ class Schedules:
         self.cloud = cloud
         self.fired: list[tuple[str, str, str]] = []
 
-    def changed(self, call: Call) -> None:
-        """After CreateSchedule or UpdateSchedule."""
+    def amends(self) -> dict[str, Callable[[Call, dict[str, Any]], dict[str, Any]]]:
+        return {"scheduler:CreateSchedule": self.changed, "scheduler:UpdateSchedule": self.changed}
+
+    def changed(self, call: Call, told: dict[str, Any]) -> dict[str, Any]:
+        """What is to happen when."""
         asked = call.parameters
         name, group = asked["Name"], asked.get("GroupName", "default")
         due = moment(asked["ScheduleExpression"], asked.get("ScheduleExpressionTimezone", "UTC"))
         if due is not None:
             self.cloud.clock.at(due, lambda: self._fire(call.region, group, name, due))
+        return told
 
     def _fire(self, region: str, group: str, name: str, due: float) -> None:
         moto = self.cloud.moto.client("scheduler", region)
@@ -56,15 +63,20 @@ class Schedules:
         }.get(action)
         if handler is None:
             return "UnsupportedTarget"
-        name = action[0].upper() + action[1:]
-        call = Call("ec2", region, name, wanted, target["RoleArn"], "ec2", at=self.cloud.clock.now())
+        call = Call("ec2", region, action[0].upper() + action[1:], wanted, target["RoleArn"], "ec2")
+        call.at = self.cloud.clock.now()
+        self.cloud.calls.append(call)
+        role = target["RoleArn"].rpartition("/")[2]
+        allowed = self.cloud.permissions.of_role(role)
         try:
+            for need in self.cloud.permissions.needs(call):
+                if not allows(allowed, need):
+                    raise denial(call, need, target["RoleArn"])
             handler(call)
         except Refusal as refusal:
             call.outcome = refusal.code
         else:
             call.outcome = "200"
-        self.cloud.calls.append(call)
         return call.outcome
 
 

@@ -38,6 +38,12 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             raise
 
+    def do_CONNECT(self) -> None:
+        """A session's line to an instance, for as long as both ends like."""
+        self.wfile.flush()
+        self.cloud.connections.join(self.path.rpartition("/")[2], self.connection)
+        self.close_connection = True
+
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = _answer  # noqa: N815
 
     def _body(self) -> bytes:

@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tests.cloud.wire import Answer, Call, Refusal
 
@@ -57,8 +57,10 @@ class Tokens:
                     "request(s).",
                 )
             if kept.answer is None:
-                kept.answer = act()
-            elif call.action == "RunInstances" and self._ended(call, token):
+                answer = act()
+                kept.answer = answer if answer.status < 300 else None
+                return answer
+            if call.action == "RunInstances" and self._ended(call, token):
                 raise Refusal(
                     "IdempotentInstanceTerminated",
                     "The request cannot be completed because the instance associated with the client token is "
@@ -67,9 +69,6 @@ class Tokens:
             return kept.answer
 
     def _ended(self, call: Call, token: str) -> bool:
-        born = [
-            i
-            for i in self.cloud.instances.all.values()
-            if i.launch.token == token and i.region == call.region
-        ]
-        return bool(born) and all(i.state in ("shutting-down", "terminated") for i in born)
+        everything = self.cloud.instances.all.values()
+        born = [i for i in everything if i.launch.token == token and i.region == call.region]
+        return bool(born) and all(i.ended for i in born)

@@ -7,13 +7,14 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+import botocore.parsers
 import botocore.session
 from botocore.model import OperationModel, ServiceModel, Shape
 from botocore.validate import ParamValidator
@@ -35,7 +36,10 @@ class Request:
 
 @dataclass
 class Call:
-    """One call of the API: what was asked by whom, and how it ended (`200`, an error code, `lost`, `killed`)."""
+    """One call of the API: what was asked by whom, and how it ended.
+
+    `outcome` is an HTTP status, an error code, `lost` (the answer) or `killed` (the caller).
+    """
 
     service: str
     region: str
@@ -45,7 +49,6 @@ class Call:
     protocol: str
     at: float = 0.0
     outcome: str = ""
-    number: int = field(default=0)
 
     @property
     def name(self) -> str:
@@ -154,15 +157,11 @@ def _from_path(
     fits = []
     for name in model(service).operation_names:
         operation = model(service).operation_model(name)
-        fit = _fit(operation, request, path, query)
-        if fit is not None:
-            needs_bucket = (
-                service == "s3" and "Bucket" in operation.input_shape.members
-                if operation.input_shape
-                else False
-            )
-            if service != "s3" or needs_bucket == bool(bucket):
-                fits.append((len(fit[1]), name, fit[0]))
+        members = operation.input_shape.members if operation.input_shape else {}
+        if service == "s3" and ("Bucket" in members) != bool(bucket):
+            continue
+        if (fit := _fit(operation, request, path, query)) is not None:
+            fits.append((len(fit[1]), name, fit[0]))
     if not fits:
         raise Refusal("UnknownOperationException", f"{request.method} {request.target}", 404)
     _, action, parameters = max(fits, key=lambda f: f[0])
@@ -239,6 +238,15 @@ def success(call: Call, result: dict[str, Any]) -> Answer:
     return Answer(200, [("Content-Type", "text/xml;charset=UTF-8")], text.encode())
 
 
+def read(call: Call, answer: Answer) -> dict[str, Any]:
+    """A result of moto's, in the shape that boto3 gives it."""
+    parser = botocore.parsers.create_parser(call.operation.service_model.resolved_protocol)
+    response = {"body": answer.body, "headers": dict(answer.headers), "status_code": answer.status}
+    found: dict[str, Any] = parser.parse(response, call.operation.output_shape)
+    found.pop("ResponseMetadata", None)
+    return found
+
+
 def failure(call: Call, refusal: Refusal) -> Answer:
     """An error in the words of the service."""
     code, message = escape(refusal.code), escape(refusal.message)
@@ -251,7 +259,8 @@ def failure(call: Call, refusal: Refusal) -> Answer:
         inner = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error>"
         body = f"<ErrorResponse>{inner}<RequestId>{request_id}</RequestId></ErrorResponse>"
     elif call.protocol == "rest-xml":
-        body = f"<Error><Code>{code}</Code><Message>{message}</Message><RequestId>{request_id}</RequestId></Error>"
+        inner = f"<Code>{code}</Code><Message>{message}</Message>"
+        body = f"<Error>{inner}<RequestId>{request_id}</RequestId></Error>"
     else:
         body = json.dumps({"__type": refusal.code, "message": refusal.message})
         headers = [("Content-Type", "application/x-amz-json-1.1"), ("x-amzn-errortype", refusal.code)]

@@ -15,7 +15,7 @@ from orchestrator.machine import Machine, Terms
 from orchestrator.providers import Errand, Wish
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from orchestrator.providers.ec2.elsewhere import Replica
     from orchestrator.run import Run
@@ -116,6 +116,13 @@ def collect(
     from orchestrator.providers.ec2 import sweep
 
     return sweep.collect(store, region, say, remove=remove)
+
+
+def checks(wish: Wish, terms: Terms) -> Iterator[tuple[str, str, str, str]]:
+    """What could stand in the way: what, ok, warn or fail, what was found, what to do."""
+    from orchestrator.providers.ec2 import doctor
+
+    return doctor.checks(terms)
 
 
 def machines(store: Store, region: str | None) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ def attach(wish: Wish, errand: Errand) -> Machine:
     """The machine, running and answering. Raises BadRequest, Refused, ContactLost, NoCapacity."""
     terms = errand.run.terms or Terms()
     aws = api.connected(terms.region)
-    instance = _found(aws, wish)
+    instance = find(aws, wish)
     instance_id = str(instance["InstanceId"])
     if instances.state(instance) != "running":
         errand.say(f"starting {instance_id}")
@@ -38,8 +38,8 @@ def attach(wish: Wish, errand: Errand) -> Machine:
         instances.start(aws, instance_id)
         if not instances.await_state(aws, instance_id, "running"):
             raise BadRequest(f"{instance_id} did not start: see it in the EC2 console")
-        instance = _found(aws, wish)
-    machine = _machine(aws, wish, instance, terms)
+        instance = find(aws, wish)
+    machine = machine_at(aws, wish, instance, terms)
     if not pins.read(instance_id) and (keys := _keys_on_console(aws, instance_id)):
         pins.write(instance_id, *keys)
     if terms.adopt:
@@ -51,7 +51,7 @@ def attach(wish: Wish, errand: Errand) -> Machine:
 def cost(wish: Wish, errand: Errand) -> str | None:
     """A stopped one begins to cost when it is started."""
     aws = api.connected((errand.run.terms or Terms()).region)
-    instance = _found(aws, wish)
+    instance = find(aws, wish)
     if instances.state(instance) == "running":
         return None
     name = str(instance["InstanceType"])
@@ -62,7 +62,7 @@ def cost(wish: Wish, errand: Errand) -> str | None:
 
 def plan(aws: Aws, wish: Wish) -> dict[str, Any]:
     """What is known of it."""
-    instance = _found(aws, wish)
+    instance = find(aws, wish)
     name = str(instance["InstanceType"])
     price = prices.on_demand(aws, [name])[name]
     return {
@@ -76,25 +76,27 @@ def plan(aws: Aws, wish: Wish) -> dict[str, Any]:
     }
 
 
-def _found(aws: Aws, wish: Wish) -> dict[str, Any]:
+def find(aws: Aws, wish: Wish) -> dict[str, Any]:
+    """The machine as EC2 describes it. Raises BadRequest when there is none, or several."""
     match = THERE.fullmatch(wish.where)
     assert match is not None
     if match["id"]:
         instance = instances.describe(aws, match["id"])
-        found = [instance] if instance else []
+        there = [instance] if instance else []
     else:
-        found = instances.named(aws, match["name"])
-    if not found:
+        there = instances.named(aws, match["name"])
+    if not there:
         raise BadRequest(f"there is no machine {wish.where} in {aws.region}: check the name, and --region")
-    if len(found) > 1:
-        ids = ", ".join(str(i["InstanceId"]) for i in found)
-        raise BadRequest(f"{wish.where} are {len(found)} machines ({ids}): name one by its id")
-    if instances.state(found[0]) in instances.OVER:
-        raise BadRequest(f"{wish.where} has ended ({instances.reason(found[0])}): name another")
-    return found[0]
+    if len(there) > 1:
+        ids = ", ".join(str(i["InstanceId"]) for i in there)
+        raise BadRequest(f"{wish.where} are {len(there)} machines ({ids}): name one by its id")
+    if instances.state(there[0]) in instances.OVER:
+        raise BadRequest(f"{wish.where} has ended ({instances.reason(there[0])}): name another")
+    return there[0]
 
 
-def _machine(aws: Aws, wish: Wish, instance: dict[str, Any], terms: Terms) -> Machine:
+def machine_at(aws: Aws, wish: Wish, instance: dict[str, Any], terms: Terms) -> Machine:
+    """How it is reached. Raises BadRequest when nobody can tell whom to log in as."""
     match = THERE.fullmatch(wish.where)
     assert match is not None
     instance_id = str(instance["InstanceId"])

@@ -67,5 +67,5 @@ def remove(aws: Aws, template_id: str) -> None:
     try:
         aws.ask("ec2", "delete_launch_template", LaunchTemplateId=template_id)
     except Ec2emoError as e:
-        if not (e.code or "").startswith("InvalidLaunchTemplateId"):
+        if "NotFound" not in (e.code or ""):
             raise

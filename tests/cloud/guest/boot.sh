@@ -18,6 +18,7 @@ mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 while [ $# -gt 1 ]; do
+    if [ -d "$1" ]; then mkdir -p "$root$2"; else mkdir -p "$(dirname "$root$2")" && : >>"$root$2"; fi
     mount --bind "$1" "$root$2"
     mount -o remount,bind,ro "$root$2"
     shift 2

@@ -19,7 +19,7 @@ from orchestrator.errors import Ec2emoError
 from orchestrator.providers.ec2 import api, clock, lifecycle, provision, sweep
 from orchestrator.store import Store
 from tests.crashes import crash_points, dies
-from tests.orchestrator.ec2.conftest import errand
+from tests.orchestrator.ec2.conftest import Blank, errand
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -28,19 +28,6 @@ SPEED = 200.0  # of the cloud's seconds in one of ours, so that 90 s of looking 
 EVERY_FILE = 9  # by default every so many of the writes
 EVERY_CALL = 5
 EVERY_LOSS = 4
-
-
-class Blank:
-    """A machine that is on or off, and nothing else."""
-
-    def __init__(self, folder: object, image: object) -> None: ...
-    def start(self, seed: object) -> None: ...
-    def order(self, words: str) -> None: ...
-    def stop(self, grace: float = 3.0) -> None: ...
-    def discard(self) -> None: ...
-    def freeze(self) -> None: ...
-    def console(self) -> bytes:
-        return b""
 
 
 @pytest.fixture(autouse=True)
