@@ -7,6 +7,7 @@ on reading, and two followers at once write the same bytes at the same places.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import time
 from collections import deque
@@ -14,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator import remote
+from orchestrator import providers, remote
 from orchestrator.connect import open_shell
-from orchestrator.errors import BadRequest, ContactLost, Ec2emoError, StrangeAnswer
+from orchestrator.errors import BadRequest, ContactLost, Ec2emoError, MachineGone, StrangeAnswer
 from orchestrator.machine import Machine
 from orchestrator.progress import OVER, Progress, Snapshot, Status, Verdict, fold, judge
 from orchestrator.run import Run
-from orchestrator.shell import READ_LIMIT, Shell
+from orchestrator.shell import READ_LIMIT, Reader, Shell
 from orchestrator.store import Store
 from trainer.contract import ContractError, decode
 
@@ -65,7 +66,7 @@ class Mirror:
                 self._pass(data)
                 yield data
 
-    def new(self, shell: Shell) -> bytes:
+    def new(self, shell: Reader) -> bytes:
         """The next bytes from the machine, kept at home before they are shown. Raises Rewritten.
 
         One that has nothing at all, its disk not mounted or its folder cleaned, contradicts nothing.
@@ -163,6 +164,7 @@ class Follower:
         self._clock_offset = 0.0
         self._silent_since: float | None = None
         self._silent_why: str | None = None
+        self._gone: MachineGone | None = None
         for data in self._events.at_home():
             self._fold(data)
         for data in self._log.at_home(last=LOG_LINE_BYTES * max(log_lines, KEPT_LOG_LINES)):
@@ -175,6 +177,10 @@ class Follower:
                 pass
         except ContactLost as e:
             self._lose_contact(e)
+            self._look_elsewhere()
+        except MachineGone as e:
+            self._gone = e
+            self._look_elsewhere()
         return self._snapshot()
 
     def snapshots(self) -> Iterator[Snapshot]:
@@ -197,7 +203,13 @@ class Follower:
                 if isinstance(e, (LetNobodyIn, StrangeAnswer)):
                     wait = BACKOFF_SECONDS[min(refusals, len(BACKOFF_SECONDS) - 1)]
                     refusals += 1
+                self._look_elsewhere()
+            except MachineGone as e:
+                self._gone = e
+                self._look_elsewhere()
             yield self._snapshot()
+            if self._gone is not None:
+                return
             if self._status is not None and not self._status.alive:
                 return
             time.sleep(wait)
@@ -225,6 +237,21 @@ class Follower:
                 shown = time.monotonic()
         self._status = status
         self._store.note_state(self.run.id, self._verdict().state, time.time())
+
+    def _look_elsewhere(self) -> None:
+        """What the run's copy knows beyond what is at home; with the machine gone, its last word."""
+        with contextlib.suppress(Ec2emoError):
+            replica = providers.replica(self.run)
+            if replica is None:
+                return
+            status = replica.status()
+            for mirror, take in ((self._events, self._fold), (self._log, self._split)):
+                with contextlib.suppress(Rewritten):  # an older copy than what is at home
+                    while data := mirror.new(replica):
+                        take(data)
+            if self._gone and status.exit and status.attempt >= self.run.asked:
+                self._status = dataclasses.replace(status, alive=False)
+                self._store.note_state(self.run.id, self._verdict().state, time.time())
 
     def _read(self) -> bool:
         """Whether anything new was there."""
@@ -263,7 +290,7 @@ class Follower:
         elif self._shell is None:
             try:
                 self._shell = self._connect(self.run.machine, patience=RETRY_PATIENCE)
-            except ContactLost:
+            except (ContactLost, MachineGone):
                 raise
             except Ec2emoError as e:
                 raise LetNobodyIn(str(e)) from e
@@ -296,6 +323,9 @@ class Follower:
 
     def _verdict(self) -> Verdict:
         verdict = judge(self._progress, self._status, self.run.asked, time.time() + self._clock_offset)
+        if verdict.state == "unreachable" and self._gone:
+            why = str(self._gone)
+            return Verdict("interrupted" if self._gone.interrupted else "lost", why, why)
         if verdict.state == "unreachable" and self._silent_why:
             return Verdict("unreachable", self._silent_why)
         return verdict

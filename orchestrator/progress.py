@@ -20,8 +20,20 @@ KEPT_NOTES = 20
 STALLED_AFTER = 3  # times an epoch's usual seconds
 STALLED_SECONDS = 60.0  # and no less: short epochs wait for a disk now and then
 
-State = Literal["starting", "running", "stalled", "finished", "stopped", "failed", "lost", "unreachable"]
-OVER: frozenset[State] = frozenset({"finished", "stopped", "failed", "lost"})
+State = Literal[
+    "starting",
+    "running",
+    "stalled",
+    "finished",
+    "stopped",
+    "interrupted",
+    "capped",
+    "failed",
+    "lost",
+    "unreachable",
+]
+OVER: frozenset[State] = frozenset({"finished", "stopped", "interrupted", "capped", "failed", "lost"})
+CAUSES: dict[str, State] = {"interrupted": "interrupted", "capped": "capped", "hung": "failed"}
 
 
 @dataclass(frozen=True)
@@ -216,7 +228,8 @@ def next_step(snapshot: Snapshot) -> str:
 
 
 def judge(progress: Progress, status: Status | None, asked: int = 0, now: float | None = None) -> Verdict:
-    """Who is believed: the lock, then `ended`, then the exit record. None for `status`: out of reach; then
+    """Who is believed: the lock, then `ended`, then the exit record. A machine's guard that had the run
+    stopped says why in the exit record, which the trainer cannot know. None for `status`: out of reach; then
     `ended` holds unless a later attempt was `asked` for. `now` is the machine's clock, that of `status`
     where nothing newer is known.
     """
@@ -232,8 +245,13 @@ def judge(progress: Progress, status: Status | None, asked: int = 0, now: float 
         return Verdict("running" if begun else "starting")
     if status.attempt == 0:
         return Verdict("starting", "not launched yet")
-    if progress.ended and progress.attempt == status.attempt:
-        return _as_ended(progress.ended)
+    ended = progress.ended if progress.attempt == status.attempt else None
+    cause = str(status.exit.get("cause")) if status.exit else ""
+    if status.exit and cause in CAUSES and not (ended and ended.status == "finished"):
+        why = str(status.exit.get("why"))
+        return Verdict(CAUSES[cause], why, why if cause == "hung" else None)
+    if ended:
+        return _as_ended(ended)
     if status.exit:
         return _as_exit(status.exit)
     why = "the machine was restarted" if status.rebooted else "its process is gone without an exit record"

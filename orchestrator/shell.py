@@ -52,7 +52,32 @@ class Result:
         return lines[-1] if lines else f"exit code {self.code}, without a word"
 
 
-class Shell(Protocol):
+class Reader(Protocol):
+    """What following and downloading need: a machine, or what is kept of a run elsewhere.
+
+    Every verb raises ContactLost when there is no answer.
+    """
+
+    def read(self, path: str, offset: int, limit: int = READ_LIMIT) -> bytes:
+        """Up to `limit` bytes of a growing file from `offset`; empty while there are none, or no file."""
+        ...
+
+    def get(self, path: str, offset: int, into: Sink) -> None:
+        """Copy a file from `offset` to its end into `into`. Raises FileNotFoundError."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; what runs there goes on."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Shell(Reader, Protocol):
     """What ec2emo needs of a machine. Every verb raises ContactLost when the machine does not answer."""
 
     def run(
@@ -66,14 +91,6 @@ class Shell(Protocol):
         """Run a command with this standard input. `timeout` is in seconds without a sign of life; None
         waits as long as the connection lives. `on_error_line` gets lines of stderr as they come.
         """
-        ...
-
-    def read(self, path: str, offset: int, limit: int = READ_LIMIT) -> bytes:
-        """Up to `limit` bytes of a growing file from `offset`; empty while there are none, or no file."""
-        ...
-
-    def get(self, path: str, offset: int, into: Sink) -> None:
-        """Copy a file from `offset` to its end into `into`. Raises FileNotFoundError."""
         ...
 
     def serve(self, argv: Sequence[str], port_in: PortIn, port: int = 0) -> AbstractContextManager[int]:

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import bundle, data, providers, settings, start, view
+from orchestrator import bundle, data, providers, settings, view
 from orchestrator import run as runs
 from orchestrator import search as search_
+from orchestrator.commands import _renting
+from orchestrator.commands._again import Persistence, persistence
 from orchestrator.commands.monitor import watch
 from orchestrator.errors import BadRequest, Ec2emoError
 from orchestrator.follow import Follower
 from orchestrator.progress import Snapshot
+from orchestrator.providers import Errand, Wish
 from orchestrator.run import Run, describe
 from orchestrator.settings import Settings, is_folder
 from orchestrator.store import Store
@@ -31,7 +34,8 @@ HOLD_SECONDS = 20.0  # how long deploy waits for the trainer's first word
 def command(
     recipe: Annotated[str, typer.Argument(help="The recipe to train; 'ec2emo recipes' lists them.")],
     on: Annotated[
-        str | None, typer.Option(help="Where: local, ssh://user@host:port, or a Host of ~/.ssh/config.")
+        str | None,
+        typer.Option(help="Where: local, ssh://user@host:port, a Host of ~/.ssh/config, ec2, or i-…."),
     ] = None,
     data_: Annotated[
         str | None,
@@ -39,9 +43,6 @@ def command(
     ] = None,
     search: Annotated[
         bool, typer.Option("--search", help="List the features in usual folders, and ask which.")
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask where one answer alone makes sense.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="The most epochs to train.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
@@ -58,6 +59,38 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the split, the weights and the order of clips.")] = 42,
     name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
     identity: Annotated[Path | None, typer.Option(help="The private key for SSH.")] = None,
+    instance_type: Annotated[
+        list[str] | None, typer.Option(help="EC2: a type to ask for, the first leading; may be repeated.")
+    ] = None,
+    spot: Annotated[
+        bool | None, typer.Option("--spot/--on-demand", help="EC2: spot first, or no spot.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="EC2: the region; else that of your AWS settings.")
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(help="EC2: the machine ends itself after so long; 12 without it.")
+    ] = None,
+    max_cost: Annotated[float | None, typer.Option(help="EC2: the most it may cost, in US dollars.")] = None,
+    via: Annotated[
+        str | None, typer.Option(help="EC2: ssm or eice, a tunnel in place of an open port.")
+    ] = None,
+    allow_from: Annotated[
+        str | None, typer.Option(help="EC2: who may reach port 22 (CIDR); else this computer alone.")
+    ] = None,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="EC2: treat a machine of yours as if ec2emo had made it.")
+    ] = False,
+    allow_cpu: Annotated[
+        bool, typer.Option("--allow-cpu", help="EC2: train on the CPU where no GPU is seen.")
+    ] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="With --follow: go on whenever the machine is taken away.")
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Do not ask: yes, or the only choice."),
+    ] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Stay and watch.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
@@ -67,7 +100,8 @@ def command(
     Looks at the data, makes the machine ready, launches. The run goes on without this terminal, this
     connection, this computer.
 
-    Example: ec2emo deploy v9_attention --on ssh://ubuntu@gpu.example.org --data features --follow
+    Examples: ec2emo deploy v9_attention --on ssh://ubuntu@gpu.example.org --data features --follow
+              ec2emo deploy v9_attention --on ec2 --data features --max-cost 5 --follow
     """
     chosen, params = _recipe(recipe, set_ or [])
     here = settings.read()
@@ -78,10 +112,29 @@ def command(
     named = data_ or here.data
     if named is None and not search:
         raise BadRequest(data.THREE_WAYS)
-    providers.wish_for(where, key)  # what cannot be is refused before the data are looked at
+    wish = providers.wish_for(where, key)  # what cannot be is refused before the data are looked at
+    terms = _renting.terms(
+        wish,
+        here,
+        instance_types=instance_type,
+        spot=spot,
+        region=region,
+        max_hours=max_hours,
+        max_cost=max_cost,
+        via=via,
+        allow_from=allow_from,
+        adopt=adopt,
+        allow_cpu=allow_cpu,
+    )
+    if folds and terms:
+        raise BadRequest(
+            "--folds trains its runs one after another on one machine, and one is rented for each run: name "
+            "a machine you have, or deploy without --folds"
+        )
     data.refuse_split(split)
     run_id = runs.new_id(chosen.TAG, name)
     store = Store()
+    again = persistence(store, follow=follow, asked=auto_resume)
     if search or named is None:
         named = search_.choose(store, where, key, yes=yes)
     report = _look(named, where, store)
@@ -99,18 +152,18 @@ def command(
         synthetic=bool(report and report.synthetic),
     )
     place = str(data.folder_of(named, store)) if is_folder(named) else named
-    run = Run(run_id, spec, where=where, data=place, created=time.time())
+    run = Run(run_id, spec, where=where, data=place, created=time.time(), terms=terms)
     if folds and report:
         data.folds(report, spec.split, folds, seed)
     if plan:
-        _show_plan(run, report, folds, json=json)
+        _show_plan(run, report, folds, wish, json=json)
         return
-    all_ = runs.folded(run, folds) if folds else [run]
-    followers = _begin(store, all_, key, report)
+    _renting.consent(wish, Errand(run, store, view.say), yes=yes)
+    followers = _begin(store, runs.folded(run, folds) if folds else [run], key, report)
     if folds:
         _folds_started(run.id, followers, follow=follow, json=json)
     else:
-        started(followers[0], follow=follow, json=json)
+        started(followers[0], follow=follow, json=json, again=again)
 
 
 def _begin(store: Store, all_: list[Run], key: str | None, report: Report | None) -> list[Follower]:
@@ -136,10 +189,7 @@ def _begin(store: Store, all_: list[Run], key: str | None, report: Report | None
 
 def _start(store: Store, run: Run, key: str | None, report: Report | None) -> tuple[Run, Shell]:
     attempt = contract.Attempt(number=0, token=runs.new_token())
-    with view.progress(f"{run.id} on {run.where}", unit="bytes") as telling:
-        return start.begin(
-            store, run, attempt, key=key, report=report, telling=start.Telling(telling.phase, telling)
-        )
+    return _renting.begun(store, run, attempt, f"{run.id} on {run.where}", key=key, report=report)
 
 
 def _folds_started(group: str, followers: list[Follower], *, follow: bool, json: bool) -> None:
@@ -158,10 +208,10 @@ def _folds_started(group: str, followers: list[Follower], *, follow: bool, json:
     view.say(f"'ec2emo evaluate {group} --folds' shows what all folds are worth together")
 
 
-def started(follower: Follower, *, follow: bool, json: bool) -> None:
+def started(follower: Follower, *, follow: bool, json: bool, again: Persistence | None = None) -> None:
     """What deploy and resume do after the launch: watch, or wait for the trainer's first word and say it."""
     if follow:
-        watch(follower, json=json, log_lines=4)
+        watch(follower, json=json, log_lines=4, again=again)
         return
     try:
         until = time.monotonic() + HOLD_SECONDS
@@ -206,7 +256,7 @@ def _where(on: str | None, here: Settings) -> str:
 def _look(named: str, where: str, store: Store) -> Report | None:
     """What is in the data, before a machine is asked for; None when they lie on the machine."""
     if named.startswith("s3://"):
-        raise BadRequest("--data s3://... is for EC2 machines, which ec2emo cannot make yet: name a folder")
+        raise BadRequest("--data s3://... is not read yet: name a folder here, or remote:PATH on the machine")
     if named.startswith("remote:"):
         if where == "local":
             raise BadRequest("--data remote:PATH is for another machine: name the folder itself")
@@ -225,7 +275,8 @@ def _look(named: str, where: str, store: Store) -> Report | None:
     return report
 
 
-def _show_plan(run: Run, report: Report | None, folds: int | None, *, json: bool) -> None:
+def _show_plan(run: Run, report: Report | None, folds: int | None, wish: Wish, *, json: bool) -> None:
+    renter = providers.renter(wish.provider)
     body = {
         **describe(run),
         "data": run.data,
@@ -239,6 +290,7 @@ def _show_plan(run: Run, report: Report | None, folds: int | None, *, json: bool
         "seed": run.spec.seed,
         "params": dict(run.spec.params),
         "code": bundle.make().hash,
+        **({"rented": renter.plan(wish, run.terms)} if renter else {}),
     }
     if json:
         view.json_line(body)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from orchestrator import view
-from orchestrator.errors import ContactLost, Ec2emoError, RunFailed
+from orchestrator.commands._again import Persistence, persistence
+from orchestrator.errors import CapReached, ContactLost, Ec2emoError, Interrupted, RunFailed
 from orchestrator.follow import Follower
 from orchestrator.notify import Notice
 from orchestrator.progress import Snapshot, next_step
@@ -26,6 +27,9 @@ def command(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until the run is over.")] = False,
     log: Annotated[bool, typer.Option("--log", help="The log instead of the numbers.")] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="With --follow: go on whenever the machine is taken away.")
+    ] = False,
     lines: Annotated[int, typer.Option(min=0, help="How many lines of the log.")] = 4,
     notify: Annotated[
         bool, typer.Option("--notify", help="When it is over: a bell, and what $EC2EMO_NOTIFY says.")
@@ -41,7 +45,7 @@ def command(
     """Show how a run stands, or follow it live.
 
     Ctrl-C leaves; the run goes on. The exit code is the run's: 0 while all is well, 1 when it failed or was
-    lost, 6 when the machine cannot be reached.
+    lost, 6 when the machine cannot be reached, 7 when it was interrupted, 9 when a limit ended it.
 
     A command is told by EC2EMO_RUN, EC2EMO_STATE, EC2EMO_BEST and others, and gets the JSON as its input.
 
@@ -50,11 +54,12 @@ def command(
     notice = Notice.wanted(notify, notify_with, follow=follow)
     with _failing_in_json() if json else contextlib.nullcontext():
         store = Store()
+        again = persistence(store, follow=follow, asked=auto_resume)
         follower = Follower(store, store.find(run), log_lines=max(lines, 200))
         if log:
             last = _show_log(follower, lines=lines, follow=follow)
         elif follow:
-            last = _watch(follower, json=json, log_lines=lines)
+            last = _watch(follower, json=json, log_lines=lines, again=again)
         else:
             last = _once(follower, json=json, log_lines=lines)
     if notice:
@@ -72,18 +77,22 @@ def _failing_in_json() -> Iterator[None]:
         raise
 
 
-def watch(follower: Follower, *, json: bool, log_lines: int) -> None:
-    """Follow until the run is over; then exit as the run did."""
-    _exit_as(_watch(follower, json=json, log_lines=log_lines))
+def watch(follower: Follower, *, json: bool, log_lines: int, again: Persistence | None = None) -> None:
+    """Follow until the run is over, `again` whenever its machine is taken away; then exit as the run did."""
+    _exit_as(_watch(follower, json=json, log_lines=log_lines, again=again))
 
 
-def _watch(follower: Follower, *, json: bool, log_lines: int) -> Snapshot:
-    try:
-        return _stream(follower) if json else view.follow(follower.snapshots(), log_lines=log_lines)
-    except KeyboardInterrupt:
-        raise _left(follower) from None
-    finally:
-        follower.close()
+def _watch(follower: Follower, *, json: bool, log_lines: int, again: Persistence | None) -> Snapshot:
+    following: Follower | None = follower
+    while following is not None:
+        try:
+            last = _stream(following) if json else view.follow(following.snapshots(), log_lines=log_lines)
+        except KeyboardInterrupt:
+            raise _left(following) from None
+        finally:
+            following.close()
+        following = again.after(last) if again else None
+    return last
 
 
 def _once(follower: Follower, *, json: bool, log_lines: int) -> Snapshot:
@@ -145,6 +154,15 @@ def _exit_as(snapshot: Snapshot) -> None:
             f"{run.id} {'failed' if verdict.state == 'failed' else 'was lost'}: {verdict.error}; "
             f"'ec2emo monitor {run.id} --log' shows more, '{next_step(snapshot)}' goes on from the last "
             f"checkpoint",
+            run=run.id,
+        )
+    if verdict.state == "interrupted":
+        raise Interrupted(
+            f"{run.id} was interrupted: {verdict.reason}; '{next_step(snapshot)}' goes on", run=run.id
+        )
+    if verdict.state == "capped":
+        raise CapReached(
+            f"{run.id} was ended: {verdict.reason}; '{next_step(snapshot)}' goes on under new limits",
             run=run.id,
         )
     if verdict.state == "unreachable":

@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import aliases, view
+from orchestrator import aliases, pins, view
 from orchestrator.errors import BadRequest
-from orchestrator.machine import Machine
+from orchestrator.machine import Machine, tunnel
 from orchestrator.store import Store
 
 
@@ -78,6 +78,10 @@ def _argv(machine: Machine, session: str, log: str) -> list[str]:
     if machine.host is None:
         return there
     argv = ["ssh", "-t", "-o", "ForwardAgent=no", "-o", "StrictHostKeyChecking=yes"]
+    if machine.id and pins.read(machine.id):
+        argv += ["-o", f"HostKeyAlias={machine.id}", "-o", f"UserKnownHostsFile={pins.path(machine.id)}"]
+    if machine.via:
+        argv += ["-o", f"ProxyCommand={shlex.join(tunnel(machine))}"]
     if machine.port:
         argv += ["-p", str(machine.port)]
     if machine.key:

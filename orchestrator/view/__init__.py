@@ -13,7 +13,7 @@ from orchestrator.view.reports import (
     recipes_table,
 )
 from orchestrator.view.status import status_block
-from orchestrator.view.tables import files_table, machines_table, runs_table
+from orchestrator.view.tables import files_table, findings_table, machines_table, runs_table
 from orchestrator.view.terminal import ask, bell, confirm, data, error, json_line, say
 from orchestrator.view.text import plain
 from orchestrator.view.webpage import compared_page
@@ -31,6 +31,7 @@ __all__ = [
     "error",
     "evaluation",
     "files_table",
+    "findings_table",
     "folds",
     "follow",
     "json_line",

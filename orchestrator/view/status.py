@@ -33,6 +33,8 @@ LOOKS: dict[State, tuple[str, str]] = {
     "stalled": ("▪", "bold magenta"),
     "finished": ("✓", "bold green"),
     "stopped": ("■", "bold magenta"),
+    "interrupted": ("■", "bold magenta"),
+    "capped": ("■", "bold magenta"),
     "failed": ("✗", "bold red"),
     "lost": ("?", "bold red"),
     "unreachable": ("!", "bold magenta"),

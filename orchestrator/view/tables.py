@@ -30,7 +30,7 @@ class Column:
     @property
     def title(self) -> str:
         """The key in words."""
-        return self.key.removesuffix("_seconds").replace("_", " ")
+        return self.key.removesuffix("_seconds").replace("_usd", "").replace("_", " ")
 
 
 def runs_table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -65,7 +65,14 @@ def machines_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Machines, as `machines --json` prints them, without what is known of none."""
     columns = [
         Column("machine"),
+        Column("run", 1),
         Column("state"),
+        Column("type", 3),
+        Column("market", 5),
+        Column("zone", 6),
+        Column("age_seconds", 3, right=True),
+        Column("cost_usd", 1, right=True),
+        Column("until", 2),
         Column("running", 1),
         Column("disk_free", 2, right=True),
         Column("last_used_seconds", 3, right=True),
@@ -76,6 +83,19 @@ def machines_table(rows: Sequence[Mapping[str, Any]]) -> None:
     ]
     known = [c for c in columns if any(row.get(c.key) is not None for row in rows)]
     table(known, ([_cell(c.key, row.get(c.key)) for c in known] for row in rows))
+
+
+def findings_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What gc found, as `gc --json` prints it."""
+    columns = [
+        Column("act"),
+        Column("kind"),
+        Column("id"),
+        Column("run", 2),
+        Column("why"),
+        Column("region", 3),
+    ]
+    table(columns, ([_cell(c.key, row.get(c.key)) for c in columns] for row in rows))
 
 
 def files_table(rows: Iterable[tuple[str, str, int, str]]) -> None:
@@ -138,6 +158,8 @@ def _cell(key: str, value: Any) -> Styled:
         return figures.number(value)
     if key.endswith("_seconds"):
         return f"{figures.age(value)} ago"
+    if key.startswith("cost_usd"):
+        return figures.dollars(value)
     if key == "disk_free":
         return figures.size(value)
     return figures.said(value)

@@ -176,8 +176,8 @@ def test_the_charts_take_the_room_that_is_left() -> None:
     assert 3 <= heights[21] < heights[30] <= heights[60] == 12
     assert any(line.startswith("curve") for line in drawn(MOMENTS["healthy"], height=14))
     narrow = drawn(MOMENTS["healthy"], width=40, height=60)
-    assert any("accuracy  ━ val" in line for line in narrow) and not any(
-        " loss  ━" in line for line in narrow
+    assert any("accuracy  ● val" in line for line in narrow) and not any(
+        " loss  ●" in line for line in narrow
     )
 
 

@@ -1,0 +1,124 @@
+"""Ways to an instance that open no port: SSM sessions, EC2 Instance Connect and its endpoint.
+
+The AWS CLI's part is played by `bin/aws`: it asks for a session, then speaks to the cloud at the session's
+address, which joins the line to an sshd of its own in the instance.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tests.cloud.wire import Call, Refusal
+
+if TYPE_CHECKING:
+    from tests.cloud.cloud import Cloud
+    from tests.cloud.instances import Instance
+
+KEY_SECONDS = 60.0  # for which a key of SendSSHPublicKey is good
+
+
+class Connections:
+    """`agents` is whether instances run the SSM agent with a role that lets it; Base AMIs have the agent."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.agents = True
+        self._sessions: dict[str, str] = {}
+
+    def answers(self) -> dict[str, Callable[[Call], dict[str, Any] | None]]:
+        return {
+            "ssm:StartSession": self.start_session,
+            "ssm:TerminateSession": self.terminate_session,
+            "ssm:DescribeInstanceInformation": self.agents_online,
+            "ec2-instance-connect:SendSSHPublicKey": self.send_key,
+        }
+
+    def agents_online(self, call: Call) -> dict[str, Any]:
+        wanted = [
+            v
+            for f in call.parameters.get("Filters", [])
+            + call.parameters.get("InstanceInformationFilterList", [])
+            for v in f.get("Values", f.get("valueSet", []))
+        ]
+        online = [i for i in self._online() if i.region == call.region and (not wanted or i.id in wanted)]
+        told = [
+            {
+                "InstanceId": i.id,
+                "PingStatus": "Online",
+                "PlatformType": "Linux",
+                "ResourceType": "EC2Instance",
+            }
+            for i in online
+        ]
+        return {"InstanceInformationList": told}
+
+    def start_session(self, call: Call) -> dict[str, Any]:
+        target = call.parameters["Target"]
+        if target not in [i.id for i in self._online()]:
+            raise Refusal("TargetNotConnected", f"{target} is not connected.")
+        session = f"tester-{uuid.uuid4().hex[:17]}"
+        self._sessions[session] = target
+        return {
+            "SessionId": session,
+            "TokenValue": "a-token",
+            "StreamUrl": f"{self.cloud.url}/session/{session}",
+        }
+
+    def terminate_session(self, call: Call) -> dict[str, Any]:
+        self._sessions.pop(call.parameters["SessionId"], None)
+        return {"SessionId": call.parameters["SessionId"]}
+
+    def send_key(self, call: Call) -> dict[str, Any]:
+        asked = call.parameters
+        (instance,) = self.cloud.instances.find(call, [asked["InstanceId"]])
+        if instance.state != "running":
+            raise Refusal("EC2InstanceStateInvalidException", "Instance must be running.")
+        file = instance.machine.root / "run/instance-connect" / asked["InstanceOSUser"]
+        file.write_text(asked["SSHPublicKey"].strip() + "\n")
+
+        def forget() -> None:
+            if instance.state == "running":
+                file.unlink(missing_ok=True)
+
+        self.cloud.clock.after(KEY_SECONDS, forget)
+        return {"RequestId": str(uuid.uuid4()), "Success": True}
+
+    def join(self, session: str, line: socket.socket) -> None:
+        """Relay between a client and the instance of its session, until one of them has had enough."""
+        instance = self.cloud.instances.all[self._sessions[session]]
+        inner, outer = socket.socketpair()
+        sshd = instance.machine.enter(
+            "/usr/sbin/sshd",
+            "-i",
+            "-f",
+            "/run/sshd_config",
+            stdin=inner,
+            stdout=inner,
+            stderr=subprocess.DEVNULL,
+        )
+        inner.close()
+        back = threading.Thread(target=_copy, args=[outer, line], daemon=True)
+        back.start()
+        _copy(line, outer)
+        back.join()
+        outer.close()
+        sshd.kill()
+        sshd.wait()
+
+    def _online(self) -> list[Instance]:
+        everything = self.cloud.instances.all.values()
+        return [i for i in everything if self.agents and i.state == "running" and not i.machine.frozen]
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        target.close()
