@@ -270,3 +270,18 @@ def test_a_machine_that_was_reached_before_is_asked_again_with_little_patience(
     assert follower.once().verdict.state == "lost"
     assert asked == [None, follow.RETRY_PATIENCE]
     follower.close()
+
+
+def test_a_machine_that_takes_its_time_to_exchange_keys_is_let_have_it(
+    there: There, wire: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the first packet has to be answered soon: a busy machine needs seconds for the rest."""
+    monkeypatch.setattr(follow, "RETRY_PATIENCE", 0.3)
+    there.tell(started())
+    follower = there.follower()
+    follower.once()
+    wire.cut()
+    assert follower.once().verdict.state == "unreachable"
+    wire.delay = 0.2
+    assert follower.once().verdict.state == "lost"  # its process is gone, and it says so
+    follower.close()
