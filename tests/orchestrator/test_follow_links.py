@@ -74,8 +74,8 @@ def written(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("cuts", "kills", "how"),
     [
-        (20, 3, "rename"),
-        (20, 3, "truncate"),
+        (12, 2, "rename"),
+        (12, 2, "truncate"),
         pytest.param(200, 20, "rename", marks=pytest.mark.slow),
         pytest.param(200, 20, "truncate", marks=pytest.mark.slow),
     ],
