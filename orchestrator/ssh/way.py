@@ -73,12 +73,15 @@ def connect(machine: Machine, patience: float = CONNECT_TIMEOUT) -> list[Hop]:
             way, target.connection.gateway = [target], shlex.join(tunnel(machine))
     except (paramiko.SSHException, KeyError, ValueError) as e:
         raise Refused(f"~/.ssh/config cannot be used for {machine.name} ({words(e)}): mend it") from e
-    way[0].connection.connect_timeout = patience
     for before, hop in pairwise([None, *way]):
         assert hop is not None
         if before:
             hop.connection.gateway = before.connection
         try:
+            if patience < CONNECT_TIMEOUT and not hop.connection.gateway:
+                # Ours, for paramiko gives the exchange of keys no longer than the connection.
+                address = hop.connection.host, hop.connection.port
+                hop.connection.connect_kwargs["sock"] = socket.create_connection(address, patience)
             hop.connection.open()
         except (OSError, EOFError, paramiko.SSHException) as e:
             try:
