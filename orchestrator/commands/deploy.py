@@ -15,7 +15,7 @@ from orchestrator import search as search_
 from orchestrator.commands import _renting
 from orchestrator.commands._again import Persistence, persistence
 from orchestrator.commands.monitor import watch
-from orchestrator.errors import BadRequest, Ec2emoError
+from orchestrator.errors import BadRequest, Ec2emoError, RunFailed
 from orchestrator.follow import Follower
 from orchestrator.progress import Snapshot
 from orchestrator.providers import Errand, Wish
@@ -196,8 +196,7 @@ def _start(store: Store, run: Run, key: str | None, report: Report | None) -> tu
 def _folds_started(group: str, followers: list[Follower], *, follow: bool, json: bool) -> None:
     """What deploy does once all folds are launched; each waits on the machine for its turn."""
     if follow:
-        for follower in followers:
-            watch(follower, json=json, log_lines=4)
+        _watch_all(followers, json=json)
     elif json:
         view.json_line({"folds": group, "runs": [_brief(follower.once()) for follower in followers]})
         for follower in followers:
@@ -207,6 +206,19 @@ def _folds_started(group: str, followers: list[Follower], *, follow: bool, json:
         others = ", ".join(follower.run.id for follower in followers[1:])
         view.say(f"{others} wait on the machine for their turn")
     view.say(f"'ec2emo evaluate {group} --folds' shows what all folds are worth together")
+
+
+def _watch_all(followers: list[Follower], *, json: bool) -> None:
+    """One after another, as they train; one that fails keeps nobody from watching the next."""
+    failed: RunFailed | None = None
+    for follower in followers:
+        try:
+            watch(follower, json=json, log_lines=4)
+        except RunFailed as e:
+            view.say(str(e), level="warning")
+            failed = failed or e
+    if failed:
+        raise failed
 
 
 def started(follower: Follower, *, follow: bool, json: bool, again: Persistence | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import subprocess
@@ -134,10 +135,11 @@ def killed_and_resumed(new_run: NewRun, name: str, whole: RunDir, *, epochs: int
     cut = new_run(f"cut-{name}", recipe=name, epochs=EPOCHS)
     publish_params(cut, params_of(name))
     process = spawn(cut)
-    wait_for(lambda: len(events(cut, "epoch" if epochs else "dataset")) >= max(1, epochs), 120)
     try:
-        process.wait(wait)
-    except subprocess.TimeoutExpired:
+        wait_for(lambda: len(events(cut, "epoch" if epochs else "dataset")) >= max(1, epochs), 600)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(wait)
+    finally:
         process.kill()
         process.wait()
     add_attempt(cut, 2, origin="checkpoint")
