@@ -88,6 +88,8 @@ def tunnel(machine: Machine) -> list[str]:
 
 def terms(body: Mapping[str, Any], name: str) -> Terms:
     """The terms in a JSON or TOML object. Raises contract.ContractError naming `name`."""
+    if not isinstance(body, Mapping):
+        raise contract.ContractError(f"{name}: terms are an object, not {body!r:.60}")
     lists = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
     made = contract.build(Terms, lists, name)
     for field in ("instance_types", "subnets"):

@@ -29,6 +29,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # which -I keeps off
+from remote_env import health
+from remote_env.kernel import boot_id, free_bytes, oom_kills, started_ticks
+
 LOCK_PATIENCE = 2.0  # seconds; `status` may hold the lock for an instant
 AWAIT_PATIENCE = 30.0  # seconds from the launch to the supervisor's word
 TAIL_BYTES = 4096
@@ -51,11 +55,7 @@ def main(argv: list[str]) -> int:
     elif verb == "status":
         answer = status(run_dir)
         if "--health" in argv[2:]:
-            # Imported here: -I keeps this file's folder off the path, and only this verb needs the other one.
-            sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-            from remote_env.health import health
-
-            answer["health"] = health(run_dir)
+            answer["health"] = health.health(run_dir)
     elif verb == "stop":
         answer = stop(run_dir, kill="--kill" in argv[2:])
     else:
@@ -360,43 +360,6 @@ def show_log(path: Path) -> None:
             sys.stdout.buffer.write(f.read())
             sys.stdout.flush()
             time.sleep(0.2)
-
-
-def started_ticks(pid: int) -> str | None:
-    """When a process started, by the kernel; tells it from a later one with the same number."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        asked = subprocess.run(
-            ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-        )
-        return asked.stdout.strip() or None
-
-
-def boot_id() -> str | None:
-    """Differs after every boot; None where the kernel does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-
-
-def oom_kills() -> int:
-    """How many processes the kernel has killed for memory since it booted; 0 where it does not tell."""
-    try:
-        counters = Path("/proc/vmstat").read_text().split()
-        return int(counters[counters.index("oom_kill") + 1])
-    except (OSError, ValueError):
-        return 0
-
-
-def free_bytes(folder: Path) -> int | None:
-    """Room left where the run lies."""
-    try:
-        room = os.statvfs(folder)
-    except OSError:
-        return None
-    return room.f_bavail * room.f_frsize
 
 
 if __name__ == "__main__":

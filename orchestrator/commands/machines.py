@@ -39,7 +39,7 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, a line for each.")] = False,
 ) -> None:
-    """List the machines your runs use and those you rent; start, stop or terminate one.
+    """List machines and what they cost; start, stop or end one.
 
     Rented ones are found by their tags, whether or not a run here knows them: with what each costs, and
     until when it runs at the latest.
