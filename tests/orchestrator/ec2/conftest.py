@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -62,6 +63,13 @@ def renting(cloud: Cloud, ec2emo: Ec2emo) -> Ec2emo:
 def environment(cloud: Cloud) -> dict[str, str]:
     """What ec2emo needs to know of the cloud."""
     return {**cloud.environment, "EC2EMO_ADDRESS_SERVICE": cloud.address_url}
+
+
+def user_data(cloud: Cloud, instance_id: str) -> str:
+    """What the machine was told at its launch."""
+    ec2 = cloud.client("ec2")
+    told = ec2.describe_instance_attribute(InstanceId=instance_id, Attribute="userData")
+    return base64.b64decode(told["UserData"]["Value"]).decode()
 
 
 def errand(store: Store, terms: Terms | None = None, name: str = "a-run") -> Errand:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from orchestrator.providers import Errand
 from orchestrator.providers.ec2 import api, attach, clock, contact, image, keys, provision
 from orchestrator.store import Store
 from tests.conftest import eventually
-from tests.orchestrator.ec2.conftest import TWO, errand
+from tests.orchestrator.ec2.conftest import TWO, errand, user_data
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -40,7 +41,7 @@ def test_the_host_key_of_the_user_data_is_replaced_at_the_first_contact(cloud: C
     (instance,) = cloud.living()
     assert (machine.id, machine.host, machine.user) == (instance.id, instance.address, "ubuntu")
     (pinned,) = pins.read(machine.id)
-    assert pinned.split()[1] not in instance.user_data.decode()
+    assert pinned.split()[1] not in user_data(cloud, instance.id)
     assert pinned.split()[1] in (instance.machine.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
     with open_shell(machine) as shell:
         assert shell.run(["id", "-un"]).out == b"ubuntu\n"
@@ -89,7 +90,9 @@ def _of_another(store: Store, run_id: str) -> tuple[str, str]:
 def test_a_tunnel_leads_to_a_machine_without_open_ports(
     cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch, via: str
 ) -> None:
-    monkeypatch.setenv("PATH", f"{Path(__file__).parents[2] / 'cloud/bin'}:/usr/bin:/bin:/usr/sbin")
+    monkeypatch.setenv(
+        "PATH", f"{Path(__file__).parents[2] / 'cloud/bin'}:{Path(sys.executable).parent}:/usr/bin:/bin"
+    )
     terms = Terms(via="ssm" if via == "ssm" else "eice", instance_types=TWO)
     machine = provision.provide(errand(at_home, terms))
     with open_shell(machine) as shell:
