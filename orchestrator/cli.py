@@ -16,8 +16,9 @@ from orchestrator.errors import Defect, Ec2emoError
 
 HELP = """Train speech-emotion models on a machine you rent: deploy, follow, download, resume.
 
-Exit codes: 0 done, 1 the run failed, 2 bad request, 5 credentials or permission, 6 contact lost,
-8 artifacts incomplete, 70 a fault of ec2emo, 130 Ctrl-C."""
+Exit codes: 0 done, 1 the run failed, 2 bad request, 3 quota, 4 no capacity, 5 credentials or permission,
+6 contact lost, 7 interrupted, 8 artifacts incomplete, 9 a cap on cost or time, 10 price too low,
+11 throttled, 70 a fault of ec2emo, 130 Ctrl-C."""
 
 
 class Commands(TyperGroup):

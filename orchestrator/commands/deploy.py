@@ -87,8 +87,9 @@ def command(
     Looks at the data, makes the machine ready, launches. The run goes on without this terminal, this
     connection, this computer.
 
-    Examples: ec2emo deploy v9_attention --on ssh://ubuntu@gpu.example.org --data features --follow
-              ec2emo deploy v9_attention --on ec2 --data features --max-cost 5 --follow
+    Example: ec2emo deploy v9_attention --on ssh://ubuntu@gpu.example.org --data features --follow
+
+    Example: ec2emo deploy v9_attention --on ec2 --data features --max-cost 5 --follow
     """
     chosen, params = _recipe(recipe, set_ or [])
     here = settings.read()

@@ -31,8 +31,9 @@ def command(
 ) -> None:
     """Look for what could stand in the way, here and there.
 
-    Examples: ec2emo doctor --on ssh://ubuntu@gpu.example.org
-              ec2emo doctor --on ec2
+    Example: ec2emo doctor --on ssh://ubuntu@gpu.example.org
+
+    Example: ec2emo doctor --on ec2
     """
     findings = list(_all(on, str(identity) if identity else None))
     if json:

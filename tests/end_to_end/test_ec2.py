@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.conftest import Ec2emo, eventually
 from tests.end_to_end.conftest import TINY
+from tests.orchestrator.ec2.conftest import user_data
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -41,7 +42,7 @@ def test_deploy_follow_download_and_the_machine_is_gone(cloud: Cloud, renting: E
 
     # The host key in the user data is no longer the machine's, and lies nowhere at home.
     pinned = (renting.home / "known_hosts" / instance.id).read_text().split()[2]
-    assert pinned not in instance.user_data.decode()
+    assert pinned not in user_data(cloud, instance.id)
     assert pinned in (instance.machine.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
     assert not (renting.home / "runs" / "story" / ".host-key").exists()
     assert (renting.home / "keys" / "id_ed25519").stat().st_mode & 0o777 == 0o600

@@ -117,7 +117,6 @@ def test_a_host_of_the_ssh_configuration_is_taken_by_its_name(home: Path, where:
         "matched",
         "-gpu",
         "LOCAL",
-        "i-0",
         "x\n",
     ],
 )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import BadRequest
 from orchestrator.machine import Machine, Terms
 from orchestrator.providers import Errand, Wish
+from orchestrator.providers.ec2.names import THERE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 HELP = "'ec2' for a new machine of EC2, or '[user@]i-…' or '[user@]Name=…' for one you have there"
 RENTS = True
-THERE = re.compile(
-    r"(?:(?P<user>[A-Za-z0-9_][A-Za-z0-9_.-]*)@)?(?:(?P<id>i-[0-9a-f]{8,17})|Name=(?P<name>[^\x00-\x1f]{1,255}))"
-)
 
 
 def claim(where: str, key: str | None) -> Wish | None:

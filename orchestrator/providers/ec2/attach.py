@@ -17,8 +17,9 @@ from orchestrator.errors import BadRequest, Ec2emoError
 from orchestrator.lease import Lease
 from orchestrator.machine import Machine, Terms
 from orchestrator.providers import Errand, Wish
-from orchestrator.providers.ec2 import THERE, api, clock, contact, image, instances, prices, tags
+from orchestrator.providers.ec2 import api, clock, contact, image, instances, prices, tags
 from orchestrator.providers.ec2.api import Aws
+from orchestrator.providers.ec2.names import THERE
 
 KEYS_BLOCK = re.compile(
     r"-----BEGIN SSH HOST KEY KEYS-----\s*(.*?)\s*-----END SSH HOST KEY KEYS-----", re.DOTALL

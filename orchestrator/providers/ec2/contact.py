@@ -57,7 +57,7 @@ esac
 Look = Callable[[], None]
 
 
-def reach(machine: Machine, look: Look, *, within: float = BOOT_PATIENCE) -> SSHShell:
+def reach(machine: Machine, look: Look, *, within: float | None = None) -> SSHShell:
     """A shell on a machine that is booting. `look` is called now and then, to raise when it is gone.
 
     Raises ContactLost when it does not answer in time, which says nothing of how it is, and Refused when it
@@ -65,6 +65,7 @@ def reach(machine: Machine, look: Look, *, within: float = BOOT_PATIENCE) -> SSH
     """
     from orchestrator.ssh import SSHShell
 
+    within = BOOT_PATIENCE if within is None else within
     refused_since: float | None = None
     last: ContactLost | Refused | None = None
     for spent in clock.every(ASK_EVERY, within=within):

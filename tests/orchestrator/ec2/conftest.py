@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ TWO = ("g4dn.xlarge", "g5.xlarge")  # types; the whole ladder only takes longer
 class Blank:
     """A machine that is on or off, and nothing else."""
 
-    def __init__(self, folder: object, image: object) -> None: ...
+    def __init__(self, folder: object, image: object, mounts: object) -> None: ...
     def start(self, seed: object) -> None: ...
     def order(self, words: str) -> None: ...
     def stop(self, grace: float = 3.0) -> None: ...
@@ -62,6 +63,13 @@ def renting(cloud: Cloud, ec2emo: Ec2emo) -> Ec2emo:
 def environment(cloud: Cloud) -> dict[str, str]:
     """What ec2emo needs to know of the cloud."""
     return {**cloud.environment, "EC2EMO_ADDRESS_SERVICE": cloud.address_url}
+
+
+def user_data(cloud: Cloud, instance_id: str) -> str:
+    """What the machine was told at its launch."""
+    ec2 = cloud.client("ec2")
+    told = ec2.describe_instance_attribute(InstanceId=instance_id, Attribute="userData")
+    return base64.b64decode(told["UserData"]["Value"]).decode()
 
 
 def errand(store: Store, terms: Terms | None = None, name: str = "a-run") -> Errand:

@@ -33,7 +33,7 @@ EVERY_LOSS = 4
 @pytest.fixture(autouse=True)
 def fast(cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Time runs alike here, in the cloud, and in the processes that are killed."""
-    monkeypatch.setattr("tests.cloud.instances.Guest", Blank)
+    monkeypatch.setattr("tests.cloud.instances.Machine", Blank)
     cloud.clock.speed = SPEED
     monkeypatch.setattr(clock, "sleep", lambda seconds: time.sleep(seconds / SPEED))
     cloud.visibility_delay = 30.0

@@ -13,7 +13,7 @@ from orchestrator.machine import Terms
 from orchestrator.providers.ec2 import api, instances, ladder, network, provision
 from orchestrator.providers.ec2.book import Book
 from orchestrator.store import Store
-from tests.orchestrator.ec2.conftest import NEVER, errand
+from tests.orchestrator.ec2.conftest import NEVER, errand, user_data
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -247,7 +247,7 @@ def test_what_is_launched_is_closed_encrypted_and_tagged(cloud: Cloud, at_home: 
 def test_nothing_but_the_temporary_host_key_is_secret_in_user_data(cloud: Cloud, at_home: Store) -> None:
     launch(at_home)
     (instance,) = cloud.living()
-    said = instance.user_data.decode()
+    said = user_data(cloud, instance.id)
     assert said.splitlines()[2].startswith("shutdown -h +720")
     assert cloud.environment["AWS_SECRET_ACCESS_KEY"] not in said
     assert said.count("PRIVATE KEY-----") == 2
@@ -257,7 +257,7 @@ def test_nothing_but_the_temporary_host_key_is_secret_in_user_data(cloud: Cloud,
 def test_a_cap_on_cost_shortens_the_life_and_one_too_low_is_refused(cloud: Cloud, at_home: Store) -> None:
     launch(at_home, Terms(max_cost=1.0, instance_types=("g4dn.xlarge",)))
     (instance,) = cloud.living()
-    minutes = int(instance.user_data.decode().splitlines()[2].split("+")[1])
+    minutes = int(user_data(cloud, instance.id).splitlines()[2].split("+")[1])
     assert 100 <= minutes <= 114  # a dollar at $0.526 an hour and the disk
     with pytest.raises(CapReached, match=r"--max-cost 0\.1 pays for") as refused:
         launch(at_home, Terms(max_cost=0.1), "another")

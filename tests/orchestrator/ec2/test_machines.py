@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def blank(cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.cloud.instances.Guest", Blank)
+    monkeypatch.setattr("tests.cloud.instances.Machine", Blank)
 
 
 def quiet(sentence: str) -> None:
