@@ -385,6 +385,17 @@ def test_new_limits_count_from_when_they_were_granted(machine: Machine) -> None:
     eventually(lambda: machine.notice.get("cause") is None)
 
 
+def test_a_run_that_cannot_be_read_is_no_reason_to_guard_no_more(machine: Machine) -> None:
+    machine.configure()
+    for name, wrong in (("one", '{"artifacts": [{}]}'), ("two", '{"artifacts": 7}')):
+        run = machine.root / "runs" / name
+        (run / "artifacts").mkdir(parents=True)
+        (run / "artifacts" / "manifest.json").write_text(wrong)
+    (machine.root / "runs" / "three").write_text("not even a folder")
+    machine.guard()
+    eventually(lambda: machine.shutdowns == ["-h +719"])
+
+
 def test_whatever_goes_wrong_in_one_look_the_next_one_is_taken(machine: Machine) -> None:
     machine.guard()  # there is no guard.json yet
     log = machine.root / "guard" / "guard.log"
