@@ -31,6 +31,7 @@ HEALTH_SECONDS = 10.0  # after so long, ask how the machine is doing
 RETRY_SECONDS = 0.3  # to a machine out of reach: one packet is asked whether the link is back
 RETRY_PATIENCE = 1.0  # seconds for its answer; a link that comes back must not wait for an old attempt
 BACKOFF_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)  # to one that answers, but lets nobody in or makes no sense
+CAUGHT_UP = 1 << 14  # bytes; of a run that writes all the time there is never nothing new
 SHOWN_SECONDS = 0.5  # while much is read, what is known so far is shown so often
 KEPT_LOG_LINES = 200
 LOG_LINE_BYTES = 1024  # of a log at home so much is read for each line that is kept, and no more
@@ -231,7 +232,7 @@ class Follower:
         if status.alive:
             self._status = status
         shown = time.monotonic()
-        while self._read():
+        while self._read() > (CAUGHT_UP if status.alive else 0):
             if status.alive and time.monotonic() - shown > SHOWN_SECONDS:
                 yield self._snapshot()
                 shown = time.monotonic()
@@ -253,14 +254,14 @@ class Follower:
                 self._status = dataclasses.replace(status, alive=False)
                 self._store.note_state(self.run.id, self._verdict().state, time.time())
 
-    def _read(self) -> bool:
-        """Whether anything new was there."""
+    def _read(self) -> int:
+        """How many bytes were new."""
         shell = self.contact()
         events, log = self._new_events(shell), self._new_log(shell)
         self._silent_since = None
-        return events or log
+        return events + log
 
-    def _new_events(self, shell: Shell) -> bool:
+    def _new_events(self, shell: Shell) -> int:
         try:
             data = self._events.new(shell)
         except Rewritten:
@@ -268,9 +269,9 @@ class Follower:
             self._progress, self._torn_event = Progress(), b""
             data = self._events.new(shell)
         self._fold(data)
-        return bool(data)
+        return len(data)
 
-    def _new_log(self, shell: Shell) -> bool:
+    def _new_log(self, shell: Shell) -> int:
         try:
             data = self._log.new(shell)
         except Rewritten:
@@ -280,7 +281,7 @@ class Follower:
             self._log.restart()
             data = self._log.new(shell)
         self._split(data)
-        return bool(data)
+        return len(data)
 
     def contact(self) -> Shell:
         """The shell, opened when it is needed. Raises ContactLost, or Refused at the first contact."""
