@@ -12,7 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from orchestrator.keras_log.endings import Endings
-from orchestrator.keras_log.lines import Bar, Fresh, Header, Mark, Message, Text
+from orchestrator.keras_log.lines import Bar, Fresh, Header, Mark, Message, Text, going, measures
 from orchestrator.progress import METRIC, Progress, fold
 from trainer.contract import AnyEvent, Ended, Epoch, Note, Saved, Started, Status
 
@@ -50,7 +50,7 @@ class _Fit:
     whole: bool = False
     went_on: bool = False
     total: int | None = None  # steps of an epoch
-    open: Bar | None = None  # the last update on the way
+    open: bytes | None = None  # the last update on the way
     held: Bar | None = None  # what may be the last word
     last: Bar | None = None  # what was the last word on the epoch before
     more: tuple[Bar, ...] = ()  # such words once it was over: on epochs whose heads were lost, or better ones
@@ -74,7 +74,7 @@ class Fits:
         self.endings = Endings()
         self._now: _Fit | None = None
         self._progress = Progress()
-        self._loose: tuple[Bar | Message, ...] = ()  # before any head
+        self._loose: tuple[Bar | Message | bytes, ...] = ()  # before any head
         self._known = False  # Keras itself was heard
         self._strangers = False  # heads were of another program
         self._out: list[AnyEvent] = []
@@ -99,6 +99,25 @@ class Fits:
         """Something was printed that means nothing."""
         if self._now and self._now.whole:
             self._now.went_on = True
+
+    def first_update(self, update: bytes) -> None:
+        """The first of a bar's updates on the way."""
+        bar = going(update)
+        if self._now and bar:
+            self._now.total = bar.total
+
+    def update(self, update: bytes) -> list[AnyEvent]:
+        """The last of them."""
+        if measures(update):
+            self._known = True
+            if self._now:
+                self._tell()
+                self._now.open = update
+                self._now.went_on |= self._now.whole
+            else:
+                self._keep(update)
+            self._went_on()
+        return self._taken()
 
     def take(self, mark: Mark) -> list[AnyEvent]:
         """What follows from it."""
@@ -167,8 +186,8 @@ class Fits:
         same = head.epoch == now.begun and head.epochs == now.epochs
         if not same or now.whole or now.open is None or self.endings.error:
             return False
-        step, total = now.open.step, now.open.total
-        return total is not None and step >= NEARLY_DONE * total
+        bar = going(now.open)
+        return bar is not None and bar.total is not None and bar.step >= NEARLY_DONE * bar.total
 
     def _begin(self, epoch: int, epochs: int) -> None:
         self._now = _Fit(len(self.done) + 1, epoch, epochs, epoch)
@@ -185,7 +204,7 @@ class Fits:
         """Keras goes on, so the epoch before is over, whatever was seen of it."""
         self._tell()
         if not now.whole:
-            bar = now.held or now.open
+            bar = now.held or (now.open and going(now.open))
             if bar and (bar.total is None or bar.step == bar.total):
                 self._finish(now, _without_zeros(bar))
         self._went_on()
@@ -209,9 +228,6 @@ class Fits:
         self._tell()
         if now.whole:
             self._after(now, bar)
-        elif bar.going:
-            now.total = now.total or bar.total
-            now.open = bar
         else:
             self._last_word(now, bar)
         self._went_on()
@@ -229,9 +245,7 @@ class Fits:
 
     def _after(self, now: _Fit, bar: Bar) -> None:
         """An epoch is over and no head of another came: an evaluation, or the head was lost."""
-        if bar.going:
-            now.open = bar
-        elif bar.scored and not (now.complete or now.said) and bar.metrics != (now.last and now.last.metrics):
+        if bar.scored and not (now.complete or now.said) and bar.metrics != (now.last and now.last.metrics):
             if not now.epochs:
                 self._next(now, now.begun + 1)
                 self._finish(now, bar)
@@ -262,10 +276,9 @@ class Fits:
 
     # Before the first head
 
-    def _keep(self, mark: Bar | Message) -> None:
+    def _keep(self, mark: Bar | Message | bytes) -> None:
         """Whose it is shows when a head comes, or none."""
-        last = self._loose[-1] if self._loose else None
-        if isinstance(mark, Bar) and isinstance(last, Bar) and last.going:
+        if self._loose and isinstance(self._loose[-1], bytes):
             self._loose = self._loose[:-1]
         self._loose += (mark,)
         if len(self._loose) > UNCLAIMED:
@@ -274,7 +287,7 @@ class Fits:
     def _claim(self, head: Header | None) -> None:
         """Of a log without heads, or whose beginning is cut, the epochs before the first head."""
         loose, self._loose = self._loose, ()
-        bars = [mark for mark in loose if isinstance(mark, Bar) and not mark.going]
+        bars = [mark for mark in loose if isinstance(mark, Bar)]
         results = _results(bars, certain=head is not None and head.epoch > 1)
         if not results:
             return
@@ -290,7 +303,7 @@ class Fits:
                 if now.whole:
                     self._next(now, now.begun + 1)
                 self._finish(now, mark)
-            elif mark.going and now.whole and head is None:
+            elif isinstance(mark, bytes) and now.whole and head is None:
                 self._next(now, now.begun + 1)
                 now.open = mark
         if head and not joins:

@@ -167,6 +167,18 @@ def parse(raw: bytes, *, ended: bool = True) -> list[Mark]:
     return _bars(bare, ended) or [_message(bare) or _line(bare, ended) or Text(text)]
 
 
+def going(update: bytes) -> Bar | None:
+    """An update on the way; None for one without metrics, which is no epoch's."""
+    marks = parse(update)
+    bar = marks[0] if marks else None
+    return bar if isinstance(bar, Bar) and bar.metrics else None
+
+
+def measures(update: bytes) -> bool:
+    """Whether an update has metrics, at a glance."""
+    return update.count(b": ") > (b"ETA: " in update)
+
+
 def _clean(raw: bytes) -> str:
     text = raw.decode("utf-8", "replace")
     if "\x1b" in text:
@@ -186,10 +198,11 @@ def _bars(text: str, ended: bool) -> list[Mark]:
     if match is None:
         return []
     while match:
-        last, match = match, _BARS.search(text, match.end())
+        # A search is dear, and without a slash there is no other bar.
+        last, match = match, _BARS.search(text, match.end()) if "/" in text[match.end() :] else None
     assert last is not None
     rest = text[last.end() :]
-    header = _HEADER_AT_END.search(rest)
+    header = _HEADER_AT_END.search(rest) if "Epoch" in rest else None
     tail = _tail(rest[: header.start()] if header else rest, ended)
     marks: list[Mark] = [_bar(last, tail)]
     if tail.glued:

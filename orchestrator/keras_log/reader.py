@@ -88,33 +88,36 @@ class Reader:
             if b"\r" in segment or b"\b" in segment:
                 segment = _ANY_BREAK.split(segment, 1)[0]
                 end = at + len(segment)
-            at = end + 1
+            at, segment = end + 1, segment[:LONGEST]
             if not segment:
                 continue
             if self._half is None and self._is_dull(segment):
                 self._fits.murmur()
             else:
-                yield from self._look(segment[:LONGEST])
+                yield from self._look(segment)
 
     def _pass(self, block: bytes, at: int, last: bytes) -> Iterator[AnyEvent]:
         """Many updates: the first tells the steps of the epoch, the last how far it is."""
         yield from self._settle_half()
         if self._passed is None and self._fits.wants_first:
-            yield from self._take(parse(_ANY_BREAK.split(block[at : at + LONGEST], 1)[0]))
+            self._fits.first_update(_ANY_BREAK.split(block[at : at + LONGEST], 1)[0])
         self._passed = last
 
     def _look(self, segment: bytes, *, ended: bool = True) -> Iterator[AnyEvent]:
         marks = parse(segment, ended=ended)
-        alone = marks[0] if len(marks) == 1 else None
-        if isinstance(alone, Bar) and alone.going:
+        first = marks[0] if marks else None
+        if isinstance(first, Bar) and first.going:
             yield from self._pass(segment, 0, segment)
+            if marks[1:]:
+                yield from self._settle_passed()
+                yield from self._take(marks[1:])
             return
         yield from self._settle_passed()
-        if isinstance(alone, Text) and self._half and self._joined(segment, ended):
+        if marks == [first] and isinstance(first, Text) and self._half and self._joined(segment, ended):
             return
         yield from self._settle_half()
-        if isinstance(alone, Bar):
-            self._half = segment.decode("utf-8", "replace"), alone
+        if marks == [first] and isinstance(first, Bar):
+            self._half = segment.decode("utf-8", "replace"), first
         else:
             yield from self._take(marks)
 
@@ -140,7 +143,7 @@ class Reader:
     def _settle_passed(self) -> Iterator[AnyEvent]:
         passed, self._passed = self._passed, None
         if passed is not None:
-            yield from self._take(parse(passed))
+            yield from self._fits.update(passed)
 
     def _settle_half(self) -> Iterator[AnyEvent]:
         half, self._half = self._half, None
