@@ -157,7 +157,7 @@ class Snapshot:
 
     `now` is the machine's clock. `log` are the log's last lines as they came, not yet made safe for a
     terminal, `log_count` how many lines it has in all. `silence` is how many seconds the machine has not
-    answered, None while it does.
+    answered, None while it does. `next` is what to type next where that is not a run's.
     """
 
     run: Run
@@ -167,6 +167,7 @@ class Snapshot:
     log: tuple[str, ...] = ()
     log_count: int = 0
     silence: float | None = None
+    next: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The object `monitor --json` prints."""
@@ -192,6 +193,8 @@ class Snapshot:
 
 def next_step(snapshot: Snapshot) -> str:
     """What to type next."""
+    if snapshot.next:
+        return snapshot.next
     run = snapshot.run.id
     match snapshot.verdict.state:
         case "starting" | "running":

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from orchestrator import view
-from orchestrator.errors import ContactLost, RunFailed
+from orchestrator.commands import _log_file
+from orchestrator.errors import BadRequest, ContactLost, RunFailed
 from orchestrator.follow import Follower
 from orchestrator.progress import Snapshot, next_step
 from orchestrator.store import Store
@@ -20,6 +21,13 @@ def command(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Stay until the run is over.")] = False,
     log: Annotated[bool, typer.Option("--log", help="The log instead of the numbers.")] = False,
     lines: Annotated[int, typer.Option(min=0, help="How many lines of the log.")] = 4,
+    log_file: Annotated[
+        str | None, typer.Option(help="The console log of any Keras program, which ec2emo did not start.")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Where that log lies; else the place of ec2emo.toml.")
+    ] = None,
+    identity: Annotated[str | None, typer.Option(help="The private key for SSH to that place.")] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON on stdout, a line for each change.")
     ] = False,
@@ -31,6 +39,13 @@ def command(
 
     Example: ec2emo monitor --follow
     """
+    if log_file is not None:
+        if run is not None:
+            raise BadRequest(f"name either a run or --log-file {log_file}, not both")
+        _log_file.monitor(log_file, on, identity, follow=follow, log=log, lines=lines, json=json)
+        return
+    if on or identity:
+        raise BadRequest("--on and --identity say where a --log-file lies; a run knows where it is")
     store = Store()
     follower = Follower(store, store.find(run), log_lines=max(lines, 200))
     if log:

@@ -4,7 +4,7 @@ from orchestrator.view.bars import Report, progress
 from orchestrator.view.live import follow, show
 from orchestrator.view.reports import data_report, doctor_table, evaluation, plan, recipe_page, recipes_table
 from orchestrator.view.status import status_block
-from orchestrator.view.tables import files_table, machines_table, runs_table
+from orchestrator.view.tables import files_table, fits_table, machines_table, runs_table
 from orchestrator.view.terminal import ask, confirm, data, error, json_line, say
 from orchestrator.view.text import plain
 
@@ -18,6 +18,7 @@ __all__ = [
     "error",
     "evaluation",
     "files_table",
+    "fits_table",
     "follow",
     "json_line",
     "machines_table",
