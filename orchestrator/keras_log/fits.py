@@ -75,6 +75,7 @@ class Fits:
         self._now: _Fit | None = None
         self._progress = Progress()
         self._loose: tuple[Bar | Message | bytes, ...] = ()  # before any head
+        self._indent: int | None = None  # of the first head; what is indented otherwise is quoted
         self._known = False  # Keras itself was heard
         self._strangers = False  # heads were of another program
         self._out: list[AnyEvent] = []
@@ -163,6 +164,10 @@ class Fits:
     # Heads
 
     def _header(self, head: Header) -> None:
+        if self._indent is None:
+            self._indent = head.indent
+        if head.indent not in (None, self._indent):
+            return  # quoted
         if self._loose:
             self._claim(head)
         now = self._now
@@ -174,7 +179,7 @@ class Fits:
         if now and not now.told and not self._known:
             # Two heads and not a word of Keras between them: another program prints them.
             self._strangers, self._now, now = True, None, None
-        if now and head.epoch > now.begun and head.epochs == now.epochs and not self.endings.error:
+        if now and head.epoch > now.begun and head.epochs == now.epochs:
             self._next(now, head.epoch)
             return
         if now:
@@ -217,9 +222,10 @@ class Fits:
 
     def _bar(self, bar: Bar) -> None:
         now = self._now
+        if self._indent is not None and bar.indent > self._indent + 1:
+            return  # quoted: a bar with all its steps done begins where the head does
         if not bar.metrics:
-            if now and now.whole:
-                now.went_on = True
+            self._bare(now, bar)
             return
         self._known = True
         if now is None:
@@ -232,6 +238,17 @@ class Fits:
             self._last_word(now, bar)
         self._went_on()
 
+    def _bare(self, now: _Fit | None, bar: Bar) -> None:
+        """A bar without metrics: a prediction, or the epoch of a loop that uses no more of Keras."""
+        if now is None:
+            return
+        if now.whole:
+            now.went_on = True
+        elif not now.told or (now.last is None or not now.last.metrics):
+            self._known = True
+            self._tell()
+            now.held = now.held or bar
+
     def _last_word(self, now: _Fit, bar: Bar) -> None:
         """All steps of something are done: of the epoch, or of an evaluation by a callback."""
         if bar.line or bar.scored:
@@ -240,7 +257,7 @@ class Fits:
             return
         elif now.blank and not now.scored:
             self._finish(now, bar)
-        elif now.held is None or now.held.metrics == bar.metrics:
+        elif now.held is None or now.held.metrics in ({}, bar.metrics):
             now.held = bar
 
     def _after(self, now: _Fit, bar: Bar) -> None:
@@ -362,7 +379,7 @@ class Fits:
         self._tell()
         if now.more:
             self._count_more(now, len(now.more) if now.open else 0)
-        if now.held and not now.whole and (now.held.sure or not now.scored):
+        if now.held and not now.whole and self._is_last_word(now, now.held):
             self._finish(now, now.held)
         ended = self._how(now, next_one)
         best = self._progress.best
@@ -379,6 +396,11 @@ class Fits:
             Fit(now.number, now.epochs, now.begun, now.whole, now.went_on, ended, self._progress),
         )
         self._now = None
+
+    def _is_last_word(self, now: _Fit, bar: Bar) -> bool:
+        if not bar.metrics:
+            return not self.endings.error
+        return bar.sure or not now.scored
 
     def _how(self, now: _Fit, next_one: bool) -> Ended | None:
         """None where the log does not say."""

@@ -24,10 +24,11 @@ MessageKind = Literal["saved", "note", "rate", "next_rate", "early", "invalid"]
 
 @dataclass(frozen=True)
 class Header:
-    """`Epoch 3/10`."""
+    """`Epoch 3/10`, and how far it is indented; None where it is glued to what stands before it."""
 
     epoch: int
     epochs: int
+    indent: int | None = 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Bar:
     lr: float | None
     seconds: float
     strict: bool
+    indent: int = 0
 
     @property
     def going(self) -> bool:
@@ -152,19 +154,20 @@ def parse(raw: bytes, *, ended: bool = True) -> list[Mark]:
     `ended` is False for the end of a log that stops inside a segment: of a number it may have cut, nothing
     is believed.
     """
-    text = _clean(raw)
-    bare = text.strip()
+    text = _clean(raw).rstrip()
+    bare = text.lstrip()
+    indent = len(text) - len(bare)
     if not bare:
         return []
     header = _HEADER.match(bare)
     if header and header.end() == len(bare):
-        return [*_headers(header)]
+        return [_header(header, indent)]
     if header:
-        more = _bars(bare[header.end() :].lstrip(), ended)
-        return [*_headers(header), *more] if more else [Text(text)]
+        more = _bars(bare[header.end() :].lstrip(), indent, ended)
+        return [_header(header, indent), *more] if more else [Text(text)]
     if _FRESH.fullmatch(bare):
         return [Fresh()]
-    return _bars(bare, ended) or [_message(bare) or _line(bare, ended) or Text(text)]
+    return _bars(bare, indent, ended) or [_message(bare) or _line(bare, indent, ended) or Text(text)]
 
 
 def going(update: bytes) -> Bar | None:
@@ -187,12 +190,12 @@ def _clean(raw: bytes) -> str:
     return text[prefix.end() :] if prefix else text
 
 
-def _headers(match: re.Match[str]) -> list[Mark]:
+def _header(match: re.Match[str], indent: int | None) -> Mark:
     epoch, epochs = int(match[1]), int(match[2])
-    return [Header(epoch, epochs)] if 0 < epoch <= epochs else [Text(match[0])]
+    return Header(epoch, epochs, indent) if 0 < epoch <= epochs else Text(match[0])
 
 
-def _bars(text: str, ended: bool) -> list[Mark]:
+def _bars(text: str, indent: int, ended: bool) -> list[Mark]:
     """The last bar of a segment that begins with one, and what is glued to its end."""
     match = last = _BARS.match(text)
     if match is None:
@@ -204,13 +207,13 @@ def _bars(text: str, ended: bool) -> list[Mark]:
     rest = text[last.end() :]
     header = _HEADER_AT_END.search(rest) if "Epoch" in rest else None
     tail = _tail(rest[: header.start()] if header else rest, ended)
-    marks: list[Mark] = [_bar(last, tail)]
+    marks: list[Mark] = [_bar(last, tail, indent)]
     if tail.glued:
         marks.append(_message(tail.glued) or Text(tail.glued))
-    return [*marks, *_headers(header)] if header else marks
+    return [*marks, _header(header, None)] if header else marks
 
 
-def _bar(match: re.Match[str], tail: _Tail) -> Bar:
+def _bar(match: re.Match[str], tail: _Tail, indent: int) -> Bar:
     known = match["total"].isdigit()
     total = int(match["total"]) if known else None
     # Where a break was lost, the digits of a metric stand before those of the step, which has no more than
@@ -221,10 +224,10 @@ def _bar(match: re.Match[str], tail: _Tail) -> Bar:
     told = match["old"] is not None or (match["new"] is not None and seconds > 0)
     sure = line or (told and step == total)
     eta = match["eta"] is not None
-    return Bar(step, total, line, eta, sure, tail.metrics, tail.lr, seconds, tail.strict)
+    return Bar(step, total, line, eta, sure, tail.metrics, tail.lr, seconds, tail.strict, indent)
 
 
-def _line(text: str, ended: bool) -> Bar | None:
+def _line(text: str, indent: int, ended: bool) -> Bar | None:
     """What verbose 2 prints where no steps stand before it."""
     match = _PLAIN_LINE.match(text)
     if match is None:
@@ -233,7 +236,7 @@ def _line(text: str, ended: bool) -> Bar | None:
     if not any("loss" in name for name in tail.metrics):
         return None
     seconds = _time(match, "took") if tail.seconds is None else tail.seconds
-    return Bar(0, None, True, False, True, tail.metrics, tail.lr, seconds, tail.strict)
+    return Bar(0, None, True, False, True, tail.metrics, tail.lr, seconds, tail.strict, indent)
 
 
 def _message(text: str) -> Message | None:

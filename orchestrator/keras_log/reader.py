@@ -22,7 +22,8 @@ _KERAS_3 = (
 _REST = rb"[^\r\n\x08E]{0,4000}+(?:E(?!poch)[^\r\n\x08E]{0,4000}+)*(?<=[\d ])"
 _BREAK = rb"(?:\x08++[\r\n]*+|[\r\n]++)"
 _UPDATES = re.compile(rb"(?:(?P<last>(?:" + _KERAS_2 + rb"|" + _KERAS_3 + rb")" + _REST + rb")" + _BREAK + rb")+")
-_ANY_BREAK = re.compile(rb"[\r\n\x08]")
+_SEGMENT = re.compile(rb"[^\r\n\x08]*+")
+_BREAKS = re.compile(rb"[\r\n\x08]*+")
 # What any line has that means something here; the second begins with what few words contain.
 _BEGINS = re.compile(rb"[ -]*+\d++s - |learning rate|slurmstepd|terminate called|nohup: |zsh: |\d+ +[Kk]illed")
 _HOLDS = re.compile(
@@ -77,20 +78,14 @@ class Reader:
 
     def _read(self, block: bytes) -> Iterator[AnyEvent]:
         at = 0
-        while at < len(block):
+        while (at := _end(_BREAKS, block, at)) < len(block):
             updates = _UPDATES.match(block, at)
             if updates:
                 yield from self._pass(block, at, updates["last"])
                 at = updates.end()
                 continue
-            end = block.find(b"\n", at)
-            segment = block[at : end if end >= 0 else len(block)]
-            if b"\r" in segment or b"\b" in segment:
-                segment = _ANY_BREAK.split(segment, 1)[0]
-                end = at + len(segment)
-            at, segment = end + 1, segment[:LONGEST]
-            if not segment:
-                continue
+            begin, at = at, _end(_SEGMENT, block, at)
+            segment = block[begin : min(at, begin + LONGEST)]
             if self._half is None and self._is_dull(segment):
                 self._fits.murmur()
             else:
@@ -100,7 +95,7 @@ class Reader:
         """Many updates: the first tells the steps of the epoch, the last how far it is."""
         yield from self._settle_half()
         if self._passed is None and self._fits.wants_first:
-            self._fits.first_update(_ANY_BREAK.split(block[at : at + LONGEST], 1)[0])
+            self._fits.first_update(block[at : _end(_SEGMENT, block, at)])
         self._passed = last
 
     def _look(self, segment: bytes, *, ended: bool = True) -> Iterator[AnyEvent]:
@@ -153,3 +148,9 @@ class Reader:
     def _take(self, marks: list[Mark]) -> Iterator[AnyEvent]:
         for mark in marks:
             yield from self._fits.take(mark)
+
+
+def _end(pattern: re.Pattern[bytes], block: bytes, at: int) -> int:
+    match = pattern.match(block, at)
+    assert match is not None  # both patterns match nothing, too
+    return match.end()
