@@ -29,7 +29,9 @@ _FATAL = re.compile(
     r"|\S*sh: .*(?:command not found|No such file or directory)"
 )
 _UNCAUGHT = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+")
-_EXPLAINS = re.compile(r"(?:.*: )?(?:OOM when allocating .*|(?:Out of memory|Failed to allocate|Dst tensor) .*)")
+_EXPLAINS = re.compile(
+    r"(?:.*: )?(?:OOM when allocating .*|(?:Out of memory|Failed to allocate|Dst tensor) .*)"
+)
 
 
 class Endings:
@@ -41,14 +43,10 @@ class Endings:
     def __init__(self) -> None:
         self.error: str | None = None
         self.hinted: str | None = None
-        self._inside = False
+        self.inside = False  # any line may be part of an error
+        self._traced = False
         self._ignored = False
         self._left = 0
-
-    @property
-    def inside(self) -> bool:
-        """Whether any line may be part of an error."""
-        return self._inside or self._left > 0
 
     @property
     def interrupted(self) -> bool:
@@ -59,31 +57,31 @@ class Endings:
         """One more line, with what stands before its first word."""
         line = text.rstrip()
         if _TRACEBACK.search(line):
-            self._inside = not self._ignored
+            self._traced = not self._ignored
             self._ignored = False
         elif _IGNORED.match(line):
             self._ignored = True
-        elif self._inside and _EXCEPTION.fullmatch(line) and line.split()[0] not in _FRAME_WORDS:
-            self.error, self._inside, self._left = line[:LONGEST_ERROR], False, LINES_OF_AN_ERROR
+        elif self._traced and _EXCEPTION.fullmatch(line) and line.split()[0] not in _FRAME_WORDS:
+            self.error, self._traced, self._left = line[:LONGEST_ERROR], False, LINES_OF_AN_ERROR
         elif _KILLED.fullmatch(line) or _FATAL.fullmatch(line):
             self.error = line.strip()[:LONGEST_ERROR]
         elif self._left:
             self._explain(line)
         elif _UNCAUGHT.fullmatch(line):
             self.hinted = line[:LONGEST_ERROR]
+        self.inside = self._traced or self._left > 0
 
     def clear(self) -> str | None:
         """The program went on, so it had not ended; what it seemed to have died of."""
         error = self.error
         self.error = self.hinted = None
-        self._inside = self._ignored = False
+        self.inside = self._traced = self._ignored = False
         self._left = 0
         return error
 
     def _explain(self, line: str) -> None:
         """TensorFlow says `Graph execution error:` first, and what it was far below."""
         self._left -= 1
-        assert self.error is not None
-        if self.error.endswith("Graph execution error:") and _EXPLAINS.fullmatch(line.strip()):
+        if self.error and self.error.endswith("Graph execution error:") and _EXPLAINS.fullmatch(line.strip()):
             self.error = f"{self.error} {line.strip()}"[:LONGEST_ERROR]
             self._left = 0

@@ -91,11 +91,6 @@ class Fits:
         """Whether the next bar is the first of its epoch, and so shows how many steps that has."""
         return self._now is not None and not self._now.whole and self._now.total is None
 
-    @property
-    def listens(self) -> bool:
-        """Whether any line may be the one that says how the program ended."""
-        return self.endings.inside
-
     def murmur(self) -> None:
         """Something was printed that means nothing."""
         if self._now and self._now.whole:
@@ -392,9 +387,7 @@ class Fits:
             self._emit(Ended(0.0, "stopped" if interrupted else "failed", error))
         if next_one:
             self.endings.clear()
-        self.done += (
-            Fit(now.number, now.epochs, now.begun, now.whole, now.went_on, ended, self._progress),
-        )
+        self.done += (Fit(now.number, now.epochs, now.begun, now.whole, now.went_on, ended, self._progress),)
         self._now = None
 
     def _is_last_word(self, now: _Fit, bar: Bar) -> bool:

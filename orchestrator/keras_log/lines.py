@@ -3,11 +3,11 @@
 | printed by | an epoch's last words |
 |---|---|
 | Keras 1, verbose 2 | `242s - loss: 3.6361 - acc: 0.2768` |
-| Keras 2, verbose 2 | ` - 22s - loss: ...`, `60000/60000 - 5s - loss: ...`, `128/128 - 5s - loss: ... - 5s/epoch - 43ms/step` |
+| Keras 2, verbose 2 | ` - 22s - loss: ...`, or `60000/60000 - 5s - loss: ...`, both also with `5s/epoch` |
 | Keras 3, verbose 2 | `20/20 - 1s - 43ms/step - accuracy: ...` |
-| Keras 1 and 2, verbose 1 | `296/296 [=====] - 63s 211ms/step - loss: ...`; while it goes on, `- ETA: 1:10 -` |
-| Keras 3, verbose 1 | `20/20 ━━━━━ 49s 2s/step - accuracy: ...`; while it goes on, what is left stands for the 49s |
-| any, steps unknown | `123/Unknown - 5s 40ms/step - loss: ...`, in Keras 3 without the dash |
+| Keras 1 and 2, verbose 1 | `296/296 [=====] - 63s 211ms/step - loss: ...`; on the way ` - ETA: 1:10 - ` |
+| Keras 3, verbose 1 | `20/20 ━━━━━ 49s 2s/step - accuracy: ...`; on the way with the time that is left |
+| any, steps unknown | on the way `123/Unknown - 5s 40ms/step - loss: ...`, in Keras 3 without the dash |
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Bar:
 
     `total` is None where the steps are unknown, or unsaid. `line` says that it is of verbose 2, `sure` that
     it is the last word on an epoch or on an evaluation: Keras 3 also prints an update with all steps done,
-    and both may say `0s`. `seconds` is the time it took. `strict`: it consists of nothing but whole metrics.
+    and both may say `0s`. `seconds` is the time it took. `strict`: it is nothing but metrics, the last of
+    which may go on in the next line.
     """
 
     step: int
@@ -112,10 +113,14 @@ _BARS = re.compile(
 )
 _PLAIN_LINE = re.compile(rf"(?:- |){_TIME.format('took')}(?: {_PACE})?(?= - )")
 _METRIC = re.compile(rf"\s?- (?P<name>[^\s:][^:]{{0,99}}?): ?(?P<value>{_NUMBER})(?=\s*\Z| - )")
-_GLUED = re.compile(r"\s?- (?P<name>[^\s:][^:]{0,99}?): (?P<value>-?\d+\.\d{4}(?:e[-+]\d\d)?|nan|inf)(?![\d.])")
+_GLUED = re.compile(
+    r"\s?- (?P<name>[^\s:][^:]{0,99}?): (?P<value>-?\d+\.\d{4}(?:e[-+]\d\d)?|nan|inf)"
+    r"(?:(?![\d.])|(?=20\d\d-))"
+)
 _WHOLE_NUMBER = re.compile(r"-?\d+\.\d{4}(?:e[-+]\d\d)?|-?inf|nan")
 _PER_EPOCH = re.compile(rf"\s?- {_TIME.format('epoch')}/epoch(?=\s*\Z| - )")
 _PER_STEP = re.compile(rf"\s?- {_PACE}(?=\s*\Z| - )")
+_BEGUN = re.compile(r"\s?-(?: [\w.-]*(?:: ?(?:[-+]?\d*\.?\d*(?:e[-+]?\d*)?|-?na?|-?in?))?)?")
 _ITEM = re.compile(r"\s?- (?:(?! - ).)*")
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "h": 3600.0}
@@ -124,7 +129,10 @@ _NAMES = {"acc": "accuracy", "val_acc": "val_accuracy"}
 
 _SAYS_EPOCH = r"Epoch \d+: "
 _MESSAGES: tuple[tuple[MessageKind, re.Pattern[str]], ...] = (
-    ("saved", re.compile(rf"{_SAYS_EPOCH}.* improved from \S+ to (?P<value>\S+), saving model to (?P<path>.+)")),
+    (
+        "saved",
+        re.compile(rf"{_SAYS_EPOCH}.* improved from \S+ to (?P<value>\S+), saving model to (?P<path>.+)"),
+    ),
     ("saved", re.compile(rf"{_SAYS_EPOCH}saving model to (?P<path>.+)")),
     ("note", re.compile(rf"{_SAYS_EPOCH}.* did not improve(?: from \S+)?")),
     ("early", re.compile(rf"{_SAYS_EPOCH}early stopping")),
@@ -145,7 +153,7 @@ _MESSAGES: tuple[tuple[MessageKind, re.Pattern[str]], ...] = (
     ("rate", re.compile(rf"[Ll]earning rate: +(?P<value>{_NUMBER})")),
     ("note", re.compile(r"Restoring model weights from the end of the best epoch(?:: \d+)?\.?")),
 )
-_FRESH = re.compile(r"Train (?:on|for) \d+ (?:samples|steps)(?:, validate (?:on|for) \d+ (?:samples|steps))?")
+_FRESH = re.compile(r"Train (?:on|for) \d+ \w+(?:, validate (?:on|for) \d+ \w+)?")
 
 
 def parse(raw: bytes, *, ended: bool = True) -> list[Mark]:
@@ -272,13 +280,13 @@ def _tail(rest: str, ended: bool) -> _Tail:
     rest = rest.rstrip()
     while at < len(rest):
         if found := _METRIC.match(rest, at):
-            exact = _WHOLE_NUMBER.fullmatch(found["value"]) is not None
-            tail.strict &= exact or found["name"] in _RATES
-            if exact or ended or found.end() < len(rest):
+            last, exact = found.end() == len(rest), _WHOLE_NUMBER.fullmatch(found["value"]) is not None
+            tail.strict &= exact or last or found["name"] in _RATES
+            if exact or ended or not last:
                 tail.keep(found["name"].strip(), _number(found["value"]))
         elif found := _PER_EPOCH.match(rest, at):
             tail.seconds = _time(found, "epoch")
-        elif found := _PER_STEP.match(rest, at):
+        elif (found := _PER_STEP.match(rest, at)) or (found := _BEGUN.fullmatch(rest, at)):
             pass
         elif found := _GLUED.match(rest, at):
             tail.keep(found["name"].strip(), _number(found["value"]))

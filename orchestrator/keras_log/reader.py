@@ -21,16 +21,21 @@ _KERAS_3 = (
 )
 _REST = rb"[^\r\n\x08E]{0,4000}+(?:E(?!poch)[^\r\n\x08E]{0,4000}+)*(?<=[\d ])"
 _BREAK = rb"(?:\x08++[\r\n]*+|[\r\n]++)"
-_UPDATES = re.compile(rb"(?:(?P<last>(?:" + _KERAS_2 + rb"|" + _KERAS_3 + rb")" + _REST + rb")" + _BREAK + rb")+")
-_SEGMENT = re.compile(rb"[^\r\n\x08]*+")
-_BREAKS = re.compile(rb"[\r\n\x08]*+")
+_UPDATES = re.compile(
+    rb"(?:(?P<last>(?:" + _KERAS_2 + rb"|" + _KERAS_3 + rb")" + _REST + rb")" + _BREAK + rb")+"
+)
+_SEGMENT = re.compile(rb"[\r\n\x08]*+([^\r\n\x08]*+)")
+_BEGIN_OF_AN_UPDATE = frozenset(b" \x1b0123456789")
 # What any line has that means something here; the second begins with what few words contain.
-_BEGINS = re.compile(rb"[ -]*+\d++s - |learning rate|slurmstepd|terminate called|nohup: |zsh: |\d+ +[Kk]illed")
+_BEGINS = re.compile(
+    rb"[ -]*+\d++s - |learning rate|slurmstepd|terminate called|nohup: |zsh: |\d+ +[Kk]illed"
+)
 _HOLDS = re.compile(
-    rb"/(?:\d|Unknown|None|\?)|E(?:poch |xception|rror)|L(?:earning rate)|Restoring model|Invalid loss|Train (?:on|for) "
-    rb"|-{10}|Traceback|Killed|Terminated|Segmentation|Aborted|Bus error|Floating point|Hangup"
+    rb"/(?:\d|Unknown|None|\?)|E(?:poch |xception|rror)|Learning rate|Restoring model"
+    rb"|Invalid loss|Train (?:on|for) |-{10}|Traceback|Killed|Terminated|Segmentation|Aborted|Bus error|Floating point|Hangup"
     rb"|Check failed|Fatal Python|: (?:can't open|error: |command not|No such|line \d)|\] .*illed"
 )
+LONGEST_WRAPPED = 8000  # characters of a line that was broken into several
 
 
 class Reader:
@@ -78,31 +83,31 @@ class Reader:
 
     def _read(self, block: bytes) -> Iterator[AnyEvent]:
         at = 0
-        while (at := _end(_BREAKS, block, at)) < len(block):
-            updates = _UPDATES.match(block, at)
+        while at < len(block):
+            found = _SEGMENT.match(block, at)
+            assert found is not None  # it also matches nothing
+            begin, at = found.span(1)
+            updates = begin < at and block[begin] in _BEGIN_OF_AN_UPDATE and _UPDATES.match(block, begin)
             if updates:
-                yield from self._pass(block, at, updates["last"])
+                yield from self._pass(block[begin:at], updates["last"])
                 at = updates.end()
-                continue
-            begin, at = at, _end(_SEGMENT, block, at)
-            segment = block[begin : min(at, begin + LONGEST)]
-            if self._half is None and self._is_dull(segment):
+            elif self._is_dull(block, begin, min(at, begin + LONGEST)):
                 self._fits.murmur()
-            else:
-                yield from self._look(segment)
+            elif begin < at:
+                yield from self._look(block[begin : min(at, begin + LONGEST)])
 
-    def _pass(self, block: bytes, at: int, last: bytes) -> Iterator[AnyEvent]:
+    def _pass(self, first: bytes, last: bytes) -> Iterator[AnyEvent]:
         """Many updates: the first tells the steps of the epoch, the last how far it is."""
         yield from self._settle_half()
         if self._passed is None and self._fits.wants_first:
-            self._fits.first_update(block[at : _end(_SEGMENT, block, at)])
+            self._fits.first_update(first)
         self._passed = last
 
     def _look(self, segment: bytes, *, ended: bool = True) -> Iterator[AnyEvent]:
         marks = parse(segment, ended=ended)
         first = marks[0] if marks else None
         if isinstance(first, Bar) and first.going:
-            yield from self._pass(segment, 0, segment)
+            yield from self._pass(segment, segment)
             if marks[1:]:
                 yield from self._settle_passed()
                 yield from self._take(marks[1:])
@@ -116,14 +121,19 @@ class Reader:
         else:
             yield from self._take(marks)
 
-    def _is_dull(self, segment: bytes) -> bool:
-        return not (self._fits.listens or _BEGINS.match(segment) or _HOLDS.search(segment))
+    def _is_dull(self, block: bytes, begin: int, end: int) -> bool:
+        """Whether a segment can mean nothing, seen from afar."""
+        if self._half is not None or self._fits.endings.inside:
+            return False
+        return not (_BEGINS.match(block, begin, end) or _HOLDS.search(block, begin, end))
 
     def _joined(self, segment: bytes, ended: bool) -> bool:
         """Whether the segment is the second half of a line that was wrapped at the width of a window."""
         assert self._half is not None
         text, bar = self._half
         more = segment.decode("utf-8", "replace")
+        if len(text) + len(more) > LONGEST_WRAPPED:
+            return False
         for join in (text + more, f"{text} {more}"):
             marks = parse(join.encode(), ended=ended)
             if len(marks) == 1 and isinstance(marks[0], Bar) and marks[0].strict and marks[0] != bar:
@@ -148,9 +158,3 @@ class Reader:
     def _take(self, marks: list[Mark]) -> Iterator[AnyEvent]:
         for mark in marks:
             yield from self._fits.take(mark)
-
-
-def _end(pattern: re.Pattern[bytes], block: bytes, at: int) -> int:
-    match = pattern.match(block, at)
-    assert match is not None  # both patterns match nothing, too
-    return match.end()

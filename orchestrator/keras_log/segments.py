@@ -22,6 +22,8 @@ _DECIDING = 4  # bytes that show an encoding, with a mark or without
 _ESCAPED = {b"#010": b"\b", b"#011": b"\t", b"#012": b"\n", b"#015": b"\r", b"#033": b"\x1b"}
 _ESCAPES = re.compile(rb"#0(?:1[0125]|33)")
 _HALF_ESCAPE = re.compile(rb"#(?:0(?:1|3{1,2})?)?\Z")
+
+
 class Segments:
     """Holds what is not whole yet: at most `LONGEST` bytes and a few."""
 

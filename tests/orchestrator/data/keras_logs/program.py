@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -40,7 +41,7 @@ seen = random.normal(size=(24, FRAMES)).astype("float32"), random.integers(0, CL
 
 def told(**what: object) -> None:
     """One line of truth, on the disk before anything else happens."""
-    with open(truth, "a") as f:
+    with Path(truth).open("a") as f:
         f.write(json.dumps(what, default=float) + "\n")
         f.flush()
         os.fsync(f.fileno())
@@ -92,8 +93,15 @@ def build(rate=0.05):
 
 def fit(model, epochs=4, verbose=1, callbacks=(), validation=seen, **more):
     return model.fit(
-        features, labels, batch_size=BATCH, epochs=epochs, verbose=verbose, validation_data=validation,
-        callbacks=[*callbacks, Witness()], shuffle=False, **more,
+        features,
+        labels,
+        batch_size=BATCH,
+        epochs=epochs,
+        verbose=verbose,
+        validation_data=validation,
+        callbacks=[*callbacks, Witness()],
+        shuffle=False,
+        **more,
     )
 
 
@@ -154,7 +162,9 @@ match scenario:
     case "interrupted":
         fit(build(), callbacks=[At(2, lambda: os.kill(os.getpid(), signal.SIGINT))])
     case "nan":
-        fit(build(1e30), callbacks=[keras.callbacks.TerminateOnNaN()])
+        model = build()
+        spoil = At(2, lambda: model.set_weights([w * float("nan") for w in model.get_weights()]))
+        fit(model, callbacks=[spoil, keras.callbacks.TerminateOnNaN()])
     case "two-heads":
         two_heads()
     case "folds":
@@ -178,7 +188,11 @@ match scenario:
     case "graph-generator":
         # Generators for both in graph mode are trained on by the loop of TensorFlow 1.15.
         build().fit(
-            for_ever(), steps_per_epoch=8, epochs=3, validation_data=for_ever(), validation_steps=3,
+            for_ever(),
+            steps_per_epoch=8,
+            epochs=3,
+            validation_data=for_ever(),
+            validation_steps=3,
             callbacks=[Witness()],
         )
     case _:

@@ -51,7 +51,9 @@ def record(name: str, python: str, scenario: str, *, old: bool, terminal: bool) 
 
 
 def _without_paths(log: bytes, python: str, place: str) -> bytes:
-    log = re.sub(re.escape(str(Path(python).parent.parent)).encode() + rb"[\w./-]*?/site-packages", b"/env", log)
+    log = re.sub(
+        re.escape(str(Path(python).parent.parent)).encode() + rb"[\w./-]*?/site-packages", b"/env", log
+    )
     log = log.replace(str(HERE).encode(), b"/work").replace(place.encode(), b"/work")
     return re.sub(rb"(?<=[ \"])(?:/root|/home|/usr|/tmp)/[\w./-]*?(?=/[\w.-]+\")", b"/python", log)
 
