@@ -39,7 +39,8 @@ case $1 in "~/"*) set -- "$HOME/${1#??}" ;; esac
 [ -f "$1" ] || { echo kind=other; exit 0; }
 [ -r "$1" ] || { echo kind=closed; exit 0; }
 echo "path=$1"
-{ stat -Lc 'changed=%Y' -- "$1" || stat -Lf 'changed=%m' -- "$1"; } 2>/dev/null
+{ stat -Lc 'id=%d:%i,changed=%Y' -- "$1" || stat -Lf 'id=%d:%i,changed=%m' -- "$1"; } 2>/dev/null |
+    tr , '\n'
 date +now=%s
 written=unknown
 if [ -d /proc/self/fd ] && { [ -O "$1" ] || [ "$(id -u)" = 0 ]; }; then
@@ -58,10 +59,12 @@ echo "written=$written"
 @dataclass(frozen=True)
 class Look:
     """The file at one moment. `written` is whether a process holds it open for writing, None for unknown;
-    `changed` is when it last grew, and `now` when that was asked, both by the machine's clock.
+    `changed` is when it last grew, and `now` when that was asked, both by the machine's clock. `id` is the
+    same for as long as it is the same file.
     """
 
     path: str
+    id: str
     written: bool | None
     changed: float
     now: float
@@ -80,10 +83,11 @@ def look(shell: Shell, path: str, where: str) -> Look:
     if problem:
         raise BadRequest(problem)
     try:
-        now, changed = float(found["now"]), float(found["changed"])
+        now, changed, _ = float(found["now"]), float(found["changed"]), found["id"]
     except (KeyError, ValueError) as e:
         raise BadRequest(f"{where} could not look at {path} ({answer.last_error})") from e
-    return Look(found["path"], {"yes": True, "no": False}.get(found["written"]), changed, now)
+    written = {"yes": True, "no": False}.get(found["written"])
+    return Look(found["path"], found["id"], written, changed, now)
 
 
 class Tail:
@@ -181,14 +185,24 @@ class LogFollower:
         if self._shell is None:
             self._shell = self._contact()
         try:
-            self._look = look(self._shell, self.path, self.where)
+            found = look(self._shell, self.path, self.where)
         except BadRequest:
             if self._tail is None:
                 raise
             return  # rotated away a moment ago
-        self._clock_offset = self._look.now - time.time()
         if self._tail is None:
-            self._tail = Tail(self._look.path)
+            self._tail = Tail(found.path)
+        if self._look and self._look.id != found.id:
+            self._reopen()
+        self._look = found
+        self._clock_offset = found.now - time.time()
+
+    def _reopen(self) -> None:
+        """Another file lies there now. A shell may hold the one before open, which is read to its end."""
+        while self._read():
+            pass
+        self.close()
+        self._shell = self._contact()
 
     def _contact(self) -> Shell:
         try:

@@ -37,6 +37,9 @@ def command(
     Ctrl-C leaves; the run goes on. The exit code is the run's: 0 while all is well, 1 when it failed or was
     lost, 6 when the machine cannot be reached.
 
+    With --log-file it is any Keras program's console log that is read, on whatever place --on names, and
+    each fit in it is told.
+
     Example: ec2emo monitor --follow
     """
     if log_file is not None:

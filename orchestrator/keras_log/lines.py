@@ -91,7 +91,8 @@ _CSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ 
 # What others put before each line: the time, a rank of MPI, a container, a host.
 _PREFIX = re.compile(
     r"(?:\[\d+,\d+\]<std(?:out|err)>:"
-    r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?(?: std(?:out|err) [FP])?(?=\s)"
+    r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?"
+    r"(?: std(?:out|err) [FP])?(?=\s)"
     r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?: \S+ [\w./-]+(?:\[\d+\])?:)?(?=\s)"
     r"|[\w.-]{1,60} +\|(?=\s)"
     r"|\((?:\w+ )?pid=\d+\)(?=\s))[ \t]?"

@@ -31,9 +31,9 @@ _BEGINS = re.compile(
     rb"[ -]*+\d++s - |learning rate|slurmstepd|terminate called|nohup: |zsh: |\d+ +[Kk]illed"
 )
 _HOLDS = re.compile(
-    rb"/(?:\d|Unknown|None|\?)|E(?:poch |xception|rror)|Learning rate|Restoring model"
-    rb"|Invalid loss|Train (?:on|for) |-{10}|Traceback|Killed|Terminated|Segmentation|Aborted|Bus error|Floating point|Hangup"
-    rb"|Check failed|Fatal Python|: (?:can't open|error: |command not|No such|line \d)|\] .*illed"
+    rb"/(?:\d|Unknown|None|\?)|E(?:poch |xception|rror)|Learning rate|Restoring model|Invalid loss"
+    rb"|Train (?:on|for) |-{10}|Traceback|Killed|Terminated|Segmentation|Aborted|Bus error|Floating point"
+    rb"|Hangup|Check failed|Fatal Python|: (?:can't open|error: |command not|No such|line \d)|\] .*illed"
 )
 LONGEST_WRAPPED = 8000  # characters of a line that was broken into several
 

@@ -108,6 +108,7 @@ def test_events_are_those_of_our_own_runs() -> None:
 
 
 FULL = log(3)
+ETA = "1/20 [>..] - ETA: 1s"
 LAST = "".join(f"Epoch {e}/3\n{last(20, 0.5 + e / 100)}" for e in (1, 2, 3))
 
 
@@ -150,7 +151,7 @@ def test_the_dress_of_a_log_does_not_matter(text: bytes) -> None:
         "".join(f"{i}:{x}\n" for i, x in enumerate(LAST.split("\n"))),
         "\\texttt{Epoch 3/10} & 0.9999 \\\\\n",
         "1/22. Adadelta, lr=2.0\n1/10 | accuracy: 0.99 | val_accuracy: 0.995 | time: 879.4 s.\n",
-        "Epoch 0/2\n----------\ntrain Loss: 0.5 Acc: 0.7\n\nEpoch 1/2\n----------\ntrain Loss: 0.4 Acc: 0.8\n",
+        "Epoch 0/2\n----------\ntrain Loss: 0.5\n\nEpoch 1/2\n----------\ntrain Loss: 0.4 Acc: 0.8\n",
         "Epoch 1/1\n----------\ntrain Loss: 0.4 Acc: 0.8\n",
         "Epoch 1/3\nTrain Loss: 0.5 Acc: 60%\nEpoch 2/3\nTrain Loss: 0.4 Acc: 70%\nEpoch 3/3\n",
         "Epoch 1/3: 100%|██████████| 32/32 [00:05<00:00,  6.10it/s, loss=0.5]\n" * 3,
