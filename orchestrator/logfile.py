@@ -352,11 +352,13 @@ def judge(fits: tuple[Fit, ...], error: str | None, *, alive: bool, sure: bool, 
         return Verdict("starting", "no bytes yet" if empty else "no epoch yet")
     if last is None:
         return _lost("it is empty" if empty else "there is no epoch of Keras in it")
-    if last.ended and last.ended.reason != error:
+    if sure and last.ended and last.ended.status != "finished":
+        return Verdict("running", f"it went on after {last.ended.reason}")
+    if last.ended:
         failed = last.ended.status == "failed"
         return Verdict(last.ended.status, last.ended.reason, last.ended.reason if failed else None)
     if alive:
-        return Verdict("running", f"it went on after {error}" if error else None)
+        return Verdict("running")
     where = f"epoch {last.begun} of {last.epochs}" if last.epochs else f"epoch {last.begun}"
     if not last.whole:
         return _lost(f"the log ends in {where}")

@@ -116,7 +116,9 @@ def _one(now: Progress, event: AnyEvent) -> Progress:
         case Dataset():
             return change(now, dataset=event)
         case Epoch():
-            earlier = tuple(p for p in now.points if p.epoch < event.epoch)
+            earlier = now.points
+            if earlier and earlier[-1].epoch >= event.epoch:
+                earlier = tuple(p for p in earlier if p.epoch < event.epoch)
             point = Point(event.epoch, event.metrics, event.lr, event.seconds, event.t)
             return change(now, points=(*earlier, point))
         case Saved():

@@ -9,7 +9,7 @@ A log is prose, written for people by Keras 1, 2 or 3. What passes from module t
 `Reader` is all of it. It is fed bytes in whatever pieces they come, and the pieces never show.
 """
 
-from orchestrator.keras_log.fits import Fit
+from orchestrator.keras_log.fit import Fit
 from orchestrator.keras_log.reader import Reader
 
 __all__ = ["Fit", "Reader"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from dataclasses import dataclass
 
 from orchestrator.keras_log.endings import Endings
+from orchestrator.keras_log.fit import Fit, Going, results, without_zeros
 from orchestrator.keras_log.lines import Bar, Fresh, Header, Mark, Message, Text, going, measures
 from orchestrator.progress import METRIC, Progress, fold
 from trainer.contract import AnyEvent, Ended, Epoch, Note, Saved, Started, Status
@@ -21,58 +21,13 @@ UNCLAIMED = 10_000  # marks kept while no head of an epoch has come
 NOT_KERAS = "----------"  # what the trainers of a well-known tutorial of PyTorch print below `Epoch 1/25`
 
 
-@dataclass(frozen=True)
-class Fit:
-    """One call of fit(), the first of a log being number 1.
-
-    `epochs` is 0 where no head said how many. `begun` is the last epoch that began, and `whole` whether it
-    also ended. `went_on` says that something was printed after it.
-    """
-
-    number: int
-    epochs: int
-    begun: int
-    whole: bool
-    went_on: bool
-    ended: Ended | None
-    progress: Progress
-
-
-@dataclass
-class _Fit:
-    """The fit that goes on. All its values are immutable, so that a copy is a picture of it."""
-
-    number: int
-    first: int
-    epochs: int
-    begun: int
-    told: bool = False  # Started was
-    whole: bool = False
-    went_on: bool = False
-    total: int | None = None  # steps of an epoch
-    open: bytes | None = None  # the last update on the way
-    held: Bar | None = None  # what may be the last word
-    last: Bar | None = None  # what was the last word on the epoch before
-    more: tuple[Bar, ...] = ()  # such words once it was over: on epochs whose heads were lost, or better ones
-    scored: bool = False  # an epoch had validation
-    blank: bool = False  # an epoch had none
-    lr: float | None = None
-    next_lr: float | None = None
-    said: Ended | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether all that was asked for is done."""
-        return self.whole and self.begun == self.epochs
-
-
 class Fits:
     """The whole log so far. `take` answers the events of one more mark."""
 
     def __init__(self) -> None:
         self.done: tuple[Fit, ...] = ()
         self.endings = Endings()
-        self._now: _Fit | None = None
+        self._now: Going | None = None
         self._progress = Progress()
         self._loose: tuple[Bar | Message | bytes, ...] = ()  # before any head
         self._indent: int | None = None  # of the first head; what is indented otherwise is quoted
@@ -175,13 +130,14 @@ class Fits:
             # Two heads and not a word of Keras between them: another program prints them.
             self._strangers, self._now, now = True, None, None
         if now and head.epoch > now.begun and head.epochs == now.epochs:
+            self._went_on()
             self._next(now, head.epoch)
             return
         if now:
             self._end(now, next_one=True)
         self._begin(head.epoch, head.epochs)
 
-    def _is_of_validation(self, now: _Fit, head: Header) -> bool:
+    def _is_of_validation(self, now: Going, head: Header) -> bool:
         """TensorFlow 1.14 and 1.15 print the head once more above the bar of an epoch's validation."""
         same = head.epoch == now.begun and head.epochs == now.epochs
         if not same or now.whole or now.open is None or self.endings.error:
@@ -190,7 +146,7 @@ class Fits:
         return bar is not None and bar.total is not None and bar.step >= NEARLY_DONE * bar.total
 
     def _begin(self, epoch: int, epochs: int) -> None:
-        self._now = _Fit(len(self.done) + 1, epoch, epochs, epoch)
+        self._now = Going(len(self.done) + 1, epoch, epochs, epoch)
         if self._known:
             self._tell()
 
@@ -200,14 +156,13 @@ class Fits:
             now.told = True
             self._emit(Started(0.0, now.number, now.first, now.epochs, ""))
 
-    def _next(self, now: _Fit, epoch: int) -> None:
+    def _next(self, now: Going, epoch: int) -> None:
         """Keras goes on, so the epoch before is over, whatever was seen of it."""
         self._tell()
         if not now.whole:
             bar = now.held or (now.open and going(now.open))
             if bar and (bar.total is None or bar.step == bar.total):
-                self._finish(now, _without_zeros(bar))
-        self._went_on()
+                self._finish(now, without_zeros(bar))
         now.begun, now.whole, now.went_on = epoch, False, False
         now.total = now.open = now.held = now.said = None
         if now.next_lr is not None:
@@ -233,7 +188,7 @@ class Fits:
             self._last_word(now, bar)
         self._went_on()
 
-    def _bare(self, now: _Fit | None, bar: Bar) -> None:
+    def _bare(self, now: Going | None, bar: Bar) -> None:
         """A bar without metrics: a prediction, or the epoch of a loop that uses no more of Keras."""
         if now is None:
             return
@@ -244,7 +199,7 @@ class Fits:
             self._tell()
             now.held = now.held or bar
 
-    def _last_word(self, now: _Fit, bar: Bar) -> None:
+    def _last_word(self, now: Going, bar: Bar) -> None:
         """All steps of something are done: of the epoch, or of an evaluation by a callback."""
         if bar.line or bar.scored:
             self._finish(now, bar)
@@ -255,7 +210,7 @@ class Fits:
         elif now.held is None or now.held.metrics in ({}, bar.metrics):
             now.held = bar
 
-    def _after(self, now: _Fit, bar: Bar) -> None:
+    def _after(self, now: Going, bar: Bar) -> None:
         """An epoch is over and no head of another came: an evaluation, or the head was lost."""
         if bar.scored and not (now.complete or now.said) and bar.metrics != (now.last and now.last.metrics):
             if not now.epochs:
@@ -266,7 +221,7 @@ class Fits:
                 return
         now.went_on = True
 
-    def _count_more(self, now: _Fit, lost: int) -> None:
+    def _count_more(self, now: Going, lost: int) -> None:
         """`lost` heads are missing: the last words that came are those of their epochs, and before, better
         ones on the epoch that seemed over.
         """
@@ -278,7 +233,7 @@ class Fits:
             self._next(now, now.begun + 1)
             self._finish(now, bar)
 
-    def _finish(self, now: _Fit, bar: Bar) -> None:
+    def _finish(self, now: Going, bar: Bar) -> None:
         now.whole, now.last = True, bar
         now.open = now.held = None
         now.scored |= bar.scored
@@ -300,18 +255,18 @@ class Fits:
         """Of a log without heads, or whose beginning is cut, the epochs before the first head."""
         loose, self._loose = self._loose, ()
         bars = [mark for mark in loose if isinstance(mark, Bar)]
-        results = _results(bars, certain=head is not None and head.epoch > 1)
-        if not results:
+        found = results(bars, certain=head is not None and head.epoch > 1)
+        if not found:
             return
-        joins = head is not None and head.epoch > len(results)
-        first = head.epoch - len(results) if head and joins else 1
-        now = self._now = _Fit(len(self.done) + 1, first, head.epochs if head and joins else 0, first)
+        joins = head is not None and head.epoch > len(found)
+        first = head.epoch - len(found) if head and joins else 1
+        now = self._now = Going(len(self.done) + 1, first, head.epochs if head and joins else 0, first)
         self._tell()
         for mark in loose:
             if isinstance(mark, Message):
                 self._message(mark)
-            elif mark in results:
-                results.remove(mark)
+            elif mark in found:
+                found.remove(mark)
                 if now.whole:
                     self._next(now, now.begun + 1)
                 self._finish(now, mark)
@@ -369,7 +324,7 @@ class Fits:
 
     # Ends
 
-    def _end(self, now: _Fit, *, next_one: bool) -> None:
+    def _end(self, now: Going, *, next_one: bool) -> None:
         """The fit is over, because the next one begins or the log ends."""
         self._tell()
         if now.more:
@@ -390,12 +345,12 @@ class Fits:
         self.done += (Fit(now.number, now.epochs, now.begun, now.whole, now.went_on, ended, self._progress),)
         self._now = None
 
-    def _is_last_word(self, now: _Fit, bar: Bar) -> bool:
+    def _is_last_word(self, now: Going, bar: Bar) -> bool:
         if not bar.metrics:
             return not self.endings.error
         return bar.sure or not now.scored
 
-    def _how(self, now: _Fit, next_one: bool) -> Ended | None:
+    def _how(self, now: Going, next_one: bool) -> Ended | None:
         """None where the log does not say."""
         if now.said:
             return now.said
@@ -412,23 +367,3 @@ class Fits:
 
 def _status(endings: Endings) -> Status:
     return "stopped" if endings.interrupted else "failed"
-
-
-def _results(bars: list[Bar], *, certain: bool) -> list[Bar]:
-    """Those that end epochs: all with validation; without any, those of verbose 2 and a repeated bar."""
-    scored = [bar for bar in bars if bar.scored]
-    if scored:
-        return scored
-    distinct = [bar for i, bar in enumerate(bars) if i == 0 or bar.metrics != bars[i - 1].metrics]
-    steps = {bar.total for bar in distinct}
-    repeated = len(distinct) > 1 and len(steps) == 1
-    return distinct if certain or repeated else [bar for bar in distinct if bar.total is None]
-
-
-def _without_zeros(bar: Bar) -> Bar:
-    """TensorFlow 2.0 prints validation as 0.0000e+00 until there is any."""
-    validation = {name: value for name, value in bar.metrics.items() if name.startswith("val_")}
-    if not validation or any(validation.values()):
-        return bar
-    metrics = {name: value for name, value in bar.metrics.items() if name not in validation}
-    return dataclasses.replace(bar, metrics=metrics)

@@ -6,7 +6,8 @@ import copy
 import re
 from collections.abc import Iterator
 
-from orchestrator.keras_log.fits import Fit, Fits
+from orchestrator.keras_log.fit import Fit
+from orchestrator.keras_log.fits import Fits
 from orchestrator.keras_log.lines import Bar, Mark, Text, parse
 from orchestrator.keras_log.segments import LONGEST, Segments
 from trainer.contract import AnyEvent

@@ -338,3 +338,15 @@ def test_a_shell_is_opened_once(tmp_path: Path) -> None:
     follower = LogFollower(HERE, str(tmp_path / "train.log"), "local", connect=connect, log_lines=1)
     follower.once(), follower.once()
     assert opened == [HERE]
+
+
+def test_what_looks_like_its_end_is_none_while_it_lives(
+    ec2emo: Ec2emo, tmp_path: Path, writer: Writer
+) -> None:
+    caught = 'Traceback (most recent call last):\n  File "x.py", line 3, in f\nOSError: clip 17\n'
+    writer.says(f"Epoch 1/3\n{last(20, 0.5)}Epoch 2/3\n{update(3, 20, backspaces=False)}\n{caught}")
+    eventually(lambda: "OSError: clip 17" in str(answer(ec2emo, tmp_path / "train.log")["reason"]))
+    assert answer(ec2emo, tmp_path / "train.log")["state"] == "running"
+    writer.dies()
+    body = answer(ec2emo, tmp_path / "train.log", code=1)
+    assert (body["state"], body["error"]) == ("failed", "OSError: clip 17")

@@ -87,7 +87,8 @@ def build(rate=0.05):
     inputs = keras.Input((FRAMES,))
     outputs = keras.layers.Dense(CLASSES, activation="softmax")(inputs)
     model = keras.Model(inputs, outputs)
-    model.compile(keras.optimizers.SGD(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    optimizers = keras.optimizers.legacy if scenario.startswith("graph") else keras.optimizers
+    model.compile(optimizers.SGD(rate), "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
 
