@@ -126,6 +126,7 @@ _ITEM = re.compile(r"\s?- (?:(?! - ).)*")
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "h": 3600.0}
 _RATES = frozenset({"lr", "learning_rate"})
+_BOOKKEEPING = frozenset({"batch", "size"})  # which the loop of TensorFlow 1 prints as if they were metrics
 _NAMES = {"acc": "accuracy", "val_acc": "val_accuracy"}
 
 _SAYS_EPOCH = r"Epoch \d+: "
@@ -269,10 +270,10 @@ class _Tail:
     glued: str = ""
 
     def keep(self, name: str, value: float | None) -> None:
-        """A metric, under its name of today; the learning rate is none."""
+        """A metric, under its name of today; the learning rate and counts of the batch are none."""
         if name in _RATES:
             self.lr = value
-        else:
+        elif name not in _BOOKKEEPING:
             self.metrics.setdefault(_NAMES.get(name, name), value)
 
 
