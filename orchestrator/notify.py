@@ -69,7 +69,7 @@ def _run(command: str, snapshot: Snapshot, body: Answer) -> None:
     told = {
         "RUN": body["run"],
         "STATE": body["state"],
-        "RECIPE": body["recipe"],
+        "RECIPE": body["recipe"] or "",
         "MACHINE": body["machine"],
         "EPOCH": str(body["epoch"]),
         "BEST": "" if best is None else f"{best['val_accuracy']:.4f}",

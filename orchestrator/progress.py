@@ -201,6 +201,7 @@ class Snapshot:
     `now` is the machine's clock. `log` are the log's last lines as they came, not yet made safe for a
     terminal, `log_count` how many lines it has in all. `silence` is how many seconds the machine has not
     answered, None while it does. `status` is what the machine said last, also when that is a while ago.
+    `next` is what to type next where that is not a run's.
     """
 
     run: Run
@@ -211,10 +212,13 @@ class Snapshot:
     log_count: int = 0
     silence: float | None = None
     status: Status | None = None
+    next: str | None = None
 
 
 def next_step(snapshot: Snapshot) -> str:
     """What to type next."""
+    if snapshot.next:
+        return snapshot.next
     run = snapshot.run.id
     match snapshot.verdict.state:
         case "starting" | "running" | "stalled":

@@ -15,6 +15,8 @@ from orchestrator.progress import METRIC, OVER, Snapshot, State, next_step
 from orchestrator.run import describe
 
 SCHEMA: Literal[1] = 1
+# What ticks, or is measured every time: a line of its own each time would tell nobody anything.
+TICKING = frozenset({"eta_seconds", "overdue_seconds", "silence_seconds", "gpus", "disk_free"})
 
 
 class Best(TypedDict):
@@ -48,7 +50,7 @@ class Answer(TypedDict):
 
     schema: Literal[1]
     run: str
-    recipe: str
+    recipe: str | None
     machine: str
     state: State
     attempt: int
@@ -69,6 +71,23 @@ class Answer(TypedDict):
     reason: str | None
     error: str | None
     next: str
+
+
+class Fitted(TypedDict):
+    """One fit of a log; `last_epoch` is the last that began."""
+
+    epochs: int | None
+    last_epoch: int
+    last_whole_epoch: int | None
+    best: Best | None
+    status: str
+
+
+class LogAnswer(Answer):
+    """A log that ec2emo did not start: its last fit as a run, which has no recipe, and all fits."""
+
+    log_file: str
+    fits: list[Fitted]
 
 
 class Failure(TypedDict):

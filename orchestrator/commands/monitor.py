@@ -9,16 +9,14 @@ from typing import Annotated
 import typer
 
 from orchestrator import view
+from orchestrator.commands import _log_file
 from orchestrator.commands._again import Persistence, persistence
-from orchestrator.errors import CapReached, ContactLost, Ec2emoError, Interrupted, RunFailed
+from orchestrator.errors import BadRequest, CapReached, ContactLost, Ec2emoError, Interrupted, RunFailed
 from orchestrator.follow import Follower
 from orchestrator.notify import Notice
 from orchestrator.progress import Snapshot, next_step
-from orchestrator.published import answer, failure
+from orchestrator.published import TICKING, answer, failure
 from orchestrator.store import Store
-
-# What ticks, or is measured every time: a line of its own each time would tell nobody anything.
-TICKING = frozenset({"eta_seconds", "overdue_seconds", "silence_seconds", "gpus", "disk_free"})
 
 
 def command(
@@ -38,6 +36,13 @@ def command(
         str | None,
         typer.Option(help="When it is over: a bell, and this command, or a POST to this https:// address."),
     ] = None,
+    log_file: Annotated[
+        str | None, typer.Option(help="The console log of any Keras program, which ec2emo did not start.")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Where that log lies; else the place of ec2emo.toml.")
+    ] = None,
+    identity: Annotated[str | None, typer.Option(help="The private key for SSH to that place.")] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print JSON on stdout, a line for each change.")
     ] = False,
@@ -49,10 +54,20 @@ def command(
 
     A command is told by EC2EMO_RUN, EC2EMO_STATE, EC2EMO_BEST and others, and gets the JSON as its input.
 
+    With --log-file it is any Keras program's console log that is read, on whatever place --on names, and
+    each fit in it is told.
+
     Example: ec2emo monitor --follow
     """
     notice = Notice.wanted(notify, notify_with, follow=follow)
+    if log_file is not None and run is not None:
+        raise BadRequest(f"name either a run or --log-file {log_file}, not both")
+    if log_file is None and (on or identity):
+        raise BadRequest("--on and --identity say where a --log-file lies; a run knows where it is")
     with _failing_in_json() if json else contextlib.nullcontext():
+        if log_file is not None:
+            _log_file.monitor(log_file, on, identity, follow=follow, log=log, lines=lines, json=json)
+            return
         store = Store()
         again = persistence(store, follow=follow, asked=auto_resume)
         follower = Follower(store, store.find(run), log_lines=max(lines, 200))

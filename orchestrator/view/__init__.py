@@ -13,7 +13,7 @@ from orchestrator.view.reports import (
     recipes_table,
 )
 from orchestrator.view.status import status_block
-from orchestrator.view.tables import files_table, findings_table, machines_table, runs_table
+from orchestrator.view.tables import files_table, findings_table, fits_table, machines_table, runs_table
 from orchestrator.view.terminal import ask, bell, confirm, data, error, json_line, say
 from orchestrator.view.text import plain
 from orchestrator.view.webpage import compared_page
@@ -32,6 +32,7 @@ __all__ = [
     "evaluation",
     "files_table",
     "findings_table",
+    "fits_table",
     "folds",
     "follow",
     "json_line",

@@ -52,6 +52,30 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> None:
     table(columns, ([_cell(c.key, row.get(c.key)) for c in columns] for row in described))
 
 
+def fits_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The fits of a log, as `monitor --log-file --json` prints them, where there is more than one."""
+    if len(rows) < 2:
+        return
+    columns = [
+        Column("fit", right=True),
+        Column("state"),
+        Column("best", right=True),
+        Column("at_epoch", 1, right=True),
+        Column("epochs", 2, right=True),
+    ]
+    described = (
+        {
+            "fit": str(number),
+            "state": row["status"],
+            "best": row["best"]["val_accuracy"] if row["best"] else None,
+            "at_epoch": str(row["best"]["epoch"]) if row["best"] else None,
+            "epochs": f"{row['last_epoch']} of {row['epochs'] or 'unknown'}",
+        }
+        for number, row in enumerate(rows, 1)
+    )
+    table(columns, ([_cell(c.key, row.get(c.key)) for c in columns] for row in described))
+
+
 def _run(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **row,
