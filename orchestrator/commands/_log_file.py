@@ -13,21 +13,20 @@ from orchestrator.published import TICKING
 
 def monitor(
     path: str, on: str | None, identity: str | None, *, follow: bool, log: bool, lines: int, json: bool
-) -> None:
-    """Show it once or follow it, and exit as the program did."""
+) -> Snapshot:
+    """Show it once or follow it; answers what was seen last."""
     found = settings.read()
     where, key = on or found.on or "local", identity or found.identity
     wish = providers.wish_for(where, key)
     machine = providers.load(wish.provider).acquire(wish, None)
     follower = LogFollower(machine, path, where, log_lines=max(lines, 200))
     try:
-        last = _log(follower, follow, lines) if log else _numbers(follower, follow, lines, json)
+        return _log(follower, follow, lines) if log else _numbers(follower, follow, lines, json)
     except KeyboardInterrupt:
         view.say(f"left {path}, which is written on: '{follower.command('running')}' comes back")
         raise typer.Exit(130) from None
     finally:
         follower.close()
-    _exit_as(last)
 
 
 def _numbers(follower: LogFollower, follow: bool, lines: int, json: bool) -> Snapshot:
@@ -66,7 +65,8 @@ def _log(follower: LogFollower, follow: bool, lines: int) -> Snapshot:
     return snapshot
 
 
-def _exit_as(snapshot: Snapshot) -> None:
+def exit_as(snapshot: Snapshot) -> None:
+    """Exit as the program did."""
     name, verdict = snapshot.run.id, snapshot.verdict
     if verdict.state in ("failed", "lost"):
         how = "failed" if verdict.state == "failed" else "was lost"

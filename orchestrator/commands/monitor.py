@@ -66,20 +66,24 @@ def command(
         raise BadRequest("--on and --identity say where a --log-file lies; a run knows where it is")
     with _failing_in_json() if json else contextlib.nullcontext():
         if log_file is not None:
-            _log_file.monitor(log_file, on, identity, follow=follow, log=log, lines=lines, json=json)
-            return
-        store = Store()
-        again = persistence(store, follow=follow, asked=auto_resume)
-        follower = Follower(store, store.find(run), log_lines=max(lines, 200))
-        if log:
-            last = _show_log(follower, lines=lines, follow=follow)
-        elif follow:
-            last = _watch(follower, json=json, log_lines=lines, again=again)
+            last = _log_file.monitor(log_file, on, identity, follow=follow, log=log, lines=lines, json=json)
         else:
-            last = _once(follower, json=json, log_lines=lines)
+            last = _seen(run, follow=follow, log=log, lines=lines, json=json, auto_resume=auto_resume)
     if notice:
         notice.give(last)
-    _exit_as(last)
+    (_exit_as if log_file is None else _log_file.exit_as)(last)
+
+
+def _seen(run: str | None, *, follow: bool, log: bool, lines: int, json: bool, auto_resume: bool) -> Snapshot:
+    """Show the run as it was asked for; answers what was seen last."""
+    store = Store()
+    again = persistence(store, follow=follow, asked=auto_resume)
+    follower = Follower(store, store.find(run), log_lines=max(lines, 200))
+    if log:
+        return _show_log(follower, lines=lines, follow=follow)
+    if follow:
+        return _watch(follower, json=json, log_lines=lines, again=again)
+    return _once(follower, json=json, log_lines=lines)
 
 
 @contextlib.contextmanager

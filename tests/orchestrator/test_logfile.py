@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator import logfile
 from orchestrator.connect import open_shell
 from orchestrator.errors import BadRequest
-from orchestrator.logfile import LogFollower, Tail, answer, look
+from orchestrator.logfile import LogFollower, Tail, look
 from orchestrator.machine import Machine
 from orchestrator.shell import LocalShell, Shell
 from tests.conftest import Box, Ec2emo, eventually
@@ -205,7 +206,7 @@ def test_a_cut_connection_is_sought_again(own_box: Box) -> None:
     own_box.start()
     eventually(lambda: next(snapshots).verdict.state == "finished")
     writer.ends()
-    (fit,) = answer(next(snapshots))["fits"]
+    (fit,) = logfile.answer(next(snapshots))["fits"]
     assert (fit["last_epoch"], fit["best"]) == (3, {"epoch": 3, "val_accuracy": 0.7})
     follower.close()
 
@@ -284,7 +285,7 @@ def test_a_log_begun_anew_is_a_new_fit(tmp_path: Path, begin_anew: Callable[[Pat
     begin_anew(log)
     with log.open("a") as f:
         f.write("Epoch 1/9\n" + last(20, 0.6))
-    fits = answer(follower.once())["fits"]
+    fits = logfile.answer(follower.once())["fits"]
     assert [(fit["epochs"], fit["last_epoch"]) for fit in fits] == [(3, 2), (9, 1)]
     assert fits[0]["status"] == "lost"
 
