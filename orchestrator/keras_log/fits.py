@@ -12,7 +12,7 @@ import dataclasses
 
 from orchestrator.keras_log.endings import Endings
 from orchestrator.keras_log.fit import Fit, Going, results, without_zeros
-from orchestrator.keras_log.lines import Bar, Fresh, Header, Mark, Message, Text, going, measures
+from orchestrator.keras_log.lines import Bar, Fresh, Header, Mark, Message, Text, going, measures, steps
 from orchestrator.progress import METRIC, Progress, fold
 from trainer.contract import AnyEvent, Ended, Epoch, Note, Saved, Started, Status
 
@@ -53,9 +53,8 @@ class Fits:
 
     def first_update(self, update: bytes) -> None:
         """The first of a bar's updates on the way."""
-        bar = going(update)
-        if self._now and bar:
-            self._now.total = bar.total
+        if self._now and measures(update):
+            self._now.total = steps(update)
 
     def update(self, update: bytes) -> list[AnyEvent]:
         """The last of them."""

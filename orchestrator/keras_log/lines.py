@@ -112,6 +112,7 @@ _BARS = re.compile(
     rf"|{_TIME.format('bare')} {_PACE}"
     r")"
 )
+_TOTAL = re.compile(rb"\d/(\d{1,18})(?!\d)")
 _PLAIN_LINE = re.compile(rf"(?:- |){_TIME.format('took')}(?: {_PACE})?(?= - )")
 _METRIC = re.compile(rf"\s?- (?P<name>[^\s:][^:]{{0,99}}?): ?(?P<value>{_NUMBER})(?=\s*\Z| - )")
 _GLUED = re.compile(
@@ -185,6 +186,12 @@ def going(update: bytes) -> Bar | None:
     marks = parse(update)
     bar = marks[0] if marks else None
     return bar if isinstance(bar, Bar) and bar.metrics else None
+
+
+def steps(update: bytes) -> int | None:
+    """Of how many steps an update tells, at a glance; None where they are unknown."""
+    match = _TOTAL.search(update)
+    return int(match[1]) if match else None
 
 
 def measures(update: bytes) -> bool:

@@ -21,9 +21,8 @@ _KERAS_3 = (
     rb"(?:\x1b\[32m[\xe2\x94\x81]*+\x1b\[0m)?(?:\x1b\[37m)?[\xe2\x94\x81]++(?:\x1b\[0m)? "
 )
 _REST = rb"[^\r\n\x08E]{0,4000}+(?:E(?!poch)[^\r\n\x08E]{0,4000}+)*(?<=[\d ])"
-_BREAK = rb"(?:\x08++[\r\n]*+|[\r\n]++)"
 _UPDATES = re.compile(
-    rb"(?:(?P<last>(?:" + _KERAS_2 + rb"|" + _KERAS_3 + rb")" + _REST + rb")" + _BREAK + rb")+"
+    b"|".join(rb"(?:" + bar + _REST + rb"[\x08\r\n]++)+" for bar in (_KERAS_2, _KERAS_3)),
 )
 _SEGMENT = re.compile(rb"[\r\n\x08]*+([^\r\n\x08]*+)")
 _BEGIN_OF_AN_UPDATE = frozenset(b" \x1b0123456789")
@@ -90,7 +89,7 @@ class Reader:
             begin, at = found.span(1)
             updates = begin < at and block[begin] in _BEGIN_OF_AN_UPDATE and _UPDATES.match(block, begin)
             if updates:
-                yield from self._pass(block[begin:at], updates["last"])
+                yield from self._pass(block[begin:at], _last(updates[0]))
                 at = updates.end()
             elif self._is_dull(block, begin, min(at, begin + LONGEST)):
                 self._fits.murmur()
@@ -159,3 +158,8 @@ class Reader:
     def _take(self, marks: list[Mark]) -> Iterator[AnyEvent]:
         for mark in marks:
             yield from self._fits.take(mark)
+
+
+def _last(updates: bytes) -> bytes:
+    whole = updates.rstrip(b"\r\n\b")
+    return whole[1 + max(whole.rfind(b"\n"), whole.rfind(b"\r"), whole.rfind(b"\b")) :]
