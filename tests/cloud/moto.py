@@ -10,14 +10,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import boto3
 from botocore.config import Config
 
-from tests.cloud.wire import Answer, Request
+from tests.cloud.wire import Answer, Request, session
 from tests.conftest import eventually, free_port
 
 ACCOUNT = "123456789012"
-CREDENTIALS = {"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE", "aws_secret_access_key": "not-a-secret"}
 ENDS_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"]
 HOP = ("connection", "expect", "transfer-encoding")  # headers that are of one connection
 CHECKS = {
@@ -71,7 +69,7 @@ class Moto:
         with self._lock:
             key = (service, region)
             if key not in self._clients:
-                self._clients[key] = boto3.session.Session(**CREDENTIALS).client(
+                self._clients[key] = session().client(
                     service,
                     region_name=region,
                     endpoint_url=self.url,

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The AWS CLI, as far as ec2emo calls it: the two commands whose input and output are a line to port 22."""
 
 from __future__ import annotations
@@ -28,6 +27,9 @@ def main() -> None:
     url = urlsplit(session.client("ssm").start_session(Target=id)["StreamUrl"])
     line = socket.create_connection((url.hostname, url.port))
     line.sendall(f"CONNECT {url.path} HTTP/1.1\r\n\r\n".encode())
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += line.recv(1)
     threading.Thread(target=send, args=[line], daemon=True).start()
     while data := line.recv(65536):
         sys.stdout.buffer.write(data)
