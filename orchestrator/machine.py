@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from trainer import contract
 
@@ -86,8 +86,10 @@ def tunnel(machine: Machine) -> list[str]:
     return ["aws", "ssm", "start-session", "--target", machine.id, *session, *region]
 
 
-def terms(body: Mapping[str, Any], name: str) -> Terms:
+def terms(body: object, name: str) -> Terms:
     """The terms in a JSON or TOML object. Raises contract.ContractError naming `name`."""
+    if not isinstance(body, Mapping):
+        raise contract.ContractError(f"{name}: {body!r:.80} is no set of terms")
     lists = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items()}
     made = contract.build(Terms, lists, name)
     for field in ("instance_types", "subnets"):
