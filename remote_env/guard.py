@@ -82,6 +82,14 @@ def limits(since: float, config: dict[str, Any]) -> tuple[float, str]:
     return since + seconds, said
 
 
+def seen(folder: Path, mirrored: bool) -> Run:
+    """One run folder, or what counts while it cannot be read: nothing runs there, and nothing is safe."""
+    try:
+        return look(folder, mirrored)
+    except (KeyError, TypeError, ValueError, OSError):
+        return Run(False, 0.0, False)
+
+
 def look(folder: Path, mirrored: bool) -> Run:
     """One run folder. A live run counts as safe where it is mirrored as it goes."""
     attempt = max([int(p.stem) for p in (folder / "attempts").glob("*.json") if p.stem.isdigit()] or [0])
@@ -170,7 +178,7 @@ class Guard:
         config = load(self.folder / "guard.json")
         since = max(self.booted, float(config.get("since") or 0.0))
         mirrored = bool(config.get("bucket"))
-        runs = [look(folder, mirrored) for folder in (self.root / "runs").glob("[a-z0-9]*")]
+        runs = [seen(folder, mirrored) for folder in (self.root / "runs").glob("[a-z0-9]*")]
         now = time.time()
         found = decide(now, since, config, runs, preparing(self.root), self.metadata.notice())
         rebalance = self.metadata.get("events/recommendations/rebalance") is not None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
+
 from orchestrator import providers, remote, settings, view
 from orchestrator import run as runs
 from orchestrator.commands import _renting
@@ -13,6 +16,7 @@ from orchestrator.run import Run
 from orchestrator.store import Store
 from trainer import contract
 
+LEAST_CAP = 0.01  # US dollars; too little for any machine, which is then said
 FRUITLESS = 3  # machines in a row that were taken away before an epoch was trained
 
 
@@ -55,7 +59,15 @@ class Persistence:
             )
         view.say(f"{run.id} was interrupted ({seen.verdict.reason}): it goes on", level="warning")
         attempt = attempt_for(self._store, run, None, None)
-        return go_on(self._store, run, attempt, yes=True) if attempt else None
+        return go_on(self._store, self._with_the_rest(run), attempt, yes=True) if attempt else None
+
+    def _with_the_rest(self, run: Run) -> Run:
+        """Under what is left of the cap on cost: nobody was asked for more than that."""
+        renter = providers.renter(run.machine.provider) if run.machine else None
+        if renter is None or run.terms is None or run.terms.max_cost is None:
+            return run
+        rest = max(LEAST_CAP, run.terms.max_cost - renter.spent(self._store, run))
+        return dataclasses.replace(run, terms=dataclasses.replace(run.terms, max_cost=rest))
 
 
 def attempt_for(store: Store, run: Run, lr: float | None, epochs: int | None) -> contract.Attempt | None:
@@ -72,6 +84,8 @@ def attempt_for(store: Store, run: Run, lr: float | None, epochs: int | None) ->
         return contract.Attempt(number=0, token=token, more_epochs=epochs)
     if now and now.verdict.state == "finished" and lr is None and epochs is None:
         return None
+    if now and now.verdict.state == "interrupted":
+        _leave_the_doomed(store, run)
     return contract.Attempt(
         number=0,
         token=runs.new_token(),
@@ -79,6 +93,33 @@ def attempt_for(store: Store, run: Run, lr: float | None, epochs: int | None) ->
         more_epochs=epochs,
         lr=lr,
     )
+
+
+def _leave_the_doomed(store: Store, run: Run) -> None:
+    """A machine that is about to be taken away is still there: nothing starts on it any more.
+
+    It is given up once the copy of the run is whole. Raises BadRequest where there is no copy.
+    """
+    renter = providers.renter(run.machine.provider) if run.machine else None
+    if renter is None or run.machine is None:
+        return
+    try:
+        renter.again(run.machine)
+    except MachineGone:
+        return
+    replica = providers.replica(run)
+    if replica is None:
+        raise BadRequest(
+            f"{run.machine.name} is being taken away, and nothing of {run.id} is kept elsewhere: 'ec2emo "
+            f"download {run.id} --best' at once; after 'ec2emo setup' runs go on elsewhere",
+            run=run.id,
+        )
+    with view.progress(f"the last of {run.id} on {run.machine.name}") as telling:
+        telling.phase("waiting for the copy in S3 to be whole")
+        until = time.monotonic() + remote.MIRROR_PATIENCE
+        while replica.status().alive and time.monotonic() < until:
+            time.sleep(1.0)
+        view.say(renter.terminate(store, run.id, run.machine.region))
 
 
 def _now(store: Store, run: Run) -> Snapshot:

@@ -26,9 +26,10 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Make, once, what lets a run outlive its machine, and a machine never outlive its time.
+    """Have runs copied to S3, and machines ended from outside.
 
-    One CloudFormation stack in your AWS account; --print shows it. All else works without.
+    Once for a region: one CloudFormation stack in your AWS account makes that possible; --print shows it. All
+    else works without.
 
     Example: ec2emo setup --region eu-central-1
     """

@@ -8,6 +8,7 @@ One that rents its machines says `RENTS = True`, and has what costs money asks f
     cost(wish, errand)      what acquire would begin to spend, as a sentence; None when nothing
     plan(wish, terms)       what it would ask for, looked up now; makes nothing
     again(machine)          where one that does not answer is now, None when that is no news; MachineGone
+    spent(store, run)       what the run's machine has cost, in US dollars
     has_gpu(store, run)     whether the run's machine is paid for its GPU
     replica(run)            what is kept of a run elsewhere, to be read without its machine; None for nothing
     release(store, run)     the artifacts are home: end the machine as agreed; what that means, as a sentence

@@ -213,8 +213,24 @@ EXITS: dict[str, dict[str, Any] | None] = {
     "signal": {"code": None, "signal": "SIGSEGV", "stopped": False, "oom": False},
     "oom": {"code": None, "signal": "SIGKILL", "stopped": False, "oom": True},
     "stopped": {"code": None, "signal": "SIGKILL", "stopped": True, "oom": False},
+    "interrupted": {
+        "code": 0,
+        "signal": None,
+        "stopped": False,
+        "cause": "interrupted",
+        "why": "AWS wants it",
+    },
+    "capped": {
+        "code": 0,
+        "signal": None,
+        "stopped": False,
+        "cause": "capped",
+        "why": "the limit of 12 hours",
+    },
+    "hung": {"code": None, "signal": "SIGKILL", "stopped": False, "cause": "hung", "why": "no sign of work"},
 }
 BY_EXIT = {"zero": "finished", "one": "failed", "signal": "failed", "oom": "failed", "stopped": "stopped"}
+BY_GUARD = {"interrupted": "interrupted", "capped": "capped", "hung": "failed"}
 TOLD = {
     "nothing": [],
     "begun": [started(2)],
@@ -231,12 +247,14 @@ def cases() -> Iterator[tuple[bool, bool, str, str, bool]]:
 
 
 def expected(reached: bool, alive: bool, told: str, end: str, rebooted: bool) -> str:
-    """As docs/design.md says it: the lock, else `ended`, else the exit record, else lost."""
+    """As docs/design.md says it: the lock, a guard's word, `ended`, the exit record, else lost."""
     its_own_word = told in ("finished", "stopped", "failed")
     if not reached:
         return told if its_own_word else "unreachable"
     if alive:
         return "starting" if told in ("nothing", "only the attempt before") else "running"
+    if end in BY_GUARD and told != "finished":
+        return BY_GUARD[end]
     if its_own_word:
         return told
     return BY_EXIT.get(end, "lost")
@@ -274,6 +292,8 @@ def test_a_machine_that_knows_no_attempt_has_not_launched_it() -> None:
         ("oom", "ended by SIGKILL; the kernel was out of memory"),
         ("stopped", "stopped when asked"),
         ("zero", "ended with exit code 0"),
+        ("interrupted", "AWS wants it"),
+        ("capped", "the limit of 12 hours"),
     ],
 )
 def test_an_exit_record_is_told_in_words(end: str, words: str) -> None:
@@ -291,7 +311,8 @@ KEYS = [
 
 
 @pytest.mark.parametrize(
-    "state", ["starting", "running", "finished", "stopped", "failed", "lost", "unreachable"]
+    "state",
+    ["starting", "running", "finished", "stopped", "interrupted", "capped", "failed", "lost", "unreachable"],
 )
 def test_the_object_has_the_same_keys_in_every_state_and_says_what_to_type_next(state: Any) -> None:
     for events in ([], [started(epochs=7)], recorded("finished")):

@@ -21,9 +21,13 @@ from typing import Any
 import pytest
 
 import remote_env
+from orchestrator import remote
+from orchestrator.run import Run as HomeRun
+from orchestrator.shell import LocalShell
 from remote_env import guard
 from remote_env.guard import Run
 from tests.conftest import end_runs, eventually
+from trainer.contract import Spec
 
 REMOTE_ENV = Path(remote_env.__file__).parent
 MINUTE, HOUR = 60.0, 3600.0
@@ -358,7 +362,13 @@ def test_a_machine_ends_when_the_work_is_over_and_home(machine: Machine) -> None
     eventually(lambda: machine.shutdowns)
     time.sleep(1.0)
     assert machine.shutdowns == ["-h +719"]
-    (run / "collected").write_text("aa\nbb\n")
+    home = HomeRun(
+        "done", Spec("done", "v9_attention", "/d", "f", 1, 8), "ec2", "demo", 1.0, root=str(machine.root)
+    )
+    remote.note_collected(LocalShell(), home, ["aa"])
+    time.sleep(0.3)
+    assert machine.shutdowns == ["-h +719"]
+    remote.note_collected(LocalShell(), home, ["bb", "cc"])
     eventually(lambda: machine.shutdowns[-1] == "-h now")
 
 
@@ -373,6 +383,17 @@ def test_new_limits_count_from_when_they_were_granted(machine: Machine) -> None:
     eventually(lambda: machine.notice.get("cause") == "capped")
     machine.configure(since=time.time(), after="keep")
     eventually(lambda: machine.notice.get("cause") is None)
+
+
+def test_a_run_that_cannot_be_read_is_no_reason_to_guard_no_more(machine: Machine) -> None:
+    machine.configure()
+    for name, wrong in (("one", '{"artifacts": [{}]}'), ("two", '{"artifacts": 7}')):
+        run = machine.root / "runs" / name
+        (run / "artifacts").mkdir(parents=True)
+        (run / "artifacts" / "manifest.json").write_text(wrong)
+    (machine.root / "runs" / "three").write_text("not even a folder")
+    machine.guard()
+    eventually(lambda: machine.shutdowns == ["-h +719"])
 
 
 def test_whatever_goes_wrong_in_one_look_the_next_one_is_taken(machine: Machine) -> None:

@@ -18,7 +18,7 @@ from orchestrator.providers.ec2.names import THERE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from orchestrator.providers.ec2.replica import Replica
+    from orchestrator.providers.ec2.elsewhere import Replica
     from orchestrator.run import Run
     from orchestrator.store import Store
 
@@ -69,6 +69,14 @@ def again(machine: Machine) -> Machine | None:
     return lifecycle.again(machine)
 
 
+def spent(store: Store, run: Run) -> float:
+    """What the latest machine of the run has cost, in US dollars."""
+    from orchestrator.providers.ec2 import spending
+
+    lease = store.lease(run.id)
+    return spending.so_far(lease, None, lease.ended) if lease else 0.0
+
+
 def has_gpu(store: Store, run: Run) -> bool:
     """By the name of its type: G and P have GPUs. Of a machine that is only attached nothing is known."""
     lease = store.lease(run.id)
@@ -80,7 +88,7 @@ def replica(run: Run) -> Replica | None:
     if run.machine is None or run.machine.store is None:
         return None
     from orchestrator.providers.ec2 import api
-    from orchestrator.providers.ec2.replica import Replica
+    from orchestrator.providers.ec2.elsewhere import Replica
 
     return Replica(api.connected(run.machine.region), run.machine.store, run.id, run.folder)
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.machine import Terms
-from orchestrator.providers.ec2 import api, instances, provision, schedule, setup
+from orchestrator.providers.ec2 import api, instances, limits, provision, schedule, setup
 from orchestrator.providers.ec2.book import Book
 from orchestrator.store import Store
-from tests.orchestrator.ec2.conftest import NEVER, errand
+from tests.orchestrator.ec2.conftest import NEVER, errand, user_data
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -126,7 +126,7 @@ def test_every_call_of_a_launch_and_its_end_is_allowed(cloud: Cloud, at_home: St
     with at_home.holding(run.id):
         book = Book(at_home, provision.new_lease(aws, run, run.terms or Terms(), 1))
         provision.find_or_launch(book, aws, lambda _: None)
-        provision.end_from_outside(book.lease, aws)
+        limits.end_from_outside(book.lease, aws)
         assert list(schedule.armed(aws)) == ([book.lease.instance] if book.lease.after == "terminate" else [])
         instances.terminate(aws, str(book.lease.instance))
         provision.undo(book, aws)
@@ -162,7 +162,7 @@ def test_a_launch_request_asks_for_what_is_safe(cloud: Cloud, at_home: Store) ->
                 assert ranges
                 assert all(r.endswith(("/32", "/128")) for r in ranges)
     (instance,) = cloud.living()
-    script = instance.user_data.decode()
+    script = user_data(cloud, instance.id)
     assert script.count("PRIVATE KEY") == 2
     assert cloud.environment["AWS_SECRET_ACCESS_KEY"] not in script
     assert made.bucket in script
