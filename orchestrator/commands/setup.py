@@ -26,10 +26,10 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Prepare an AWS account, once: a bucket and a guard outside.
+    """Have runs copied to S3, and machines ended from outside.
 
-    One CloudFormation stack, which --print shows: runs then outlive their machines, and no machine its time.
-    All else works without.
+    Once for a region: one CloudFormation stack in your AWS account makes that possible; --print shows it. All
+    else works without.
 
     Example: ec2emo setup --region eu-central-1
     """

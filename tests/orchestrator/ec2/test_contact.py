@@ -52,7 +52,6 @@ def test_the_host_key_of_the_user_data_is_replaced_at_the_first_contact(cloud: C
     assert len(cloud.living()) == 1
 
     cloud.impersonate(instance)
-    before = logins(instance)
 
     def refused() -> bool:
         try:
@@ -63,7 +62,9 @@ def test_the_host_key_of_the_user_data_is_replaced_at_the_first_contact(cloud: C
             pass  # sshd is just being started
         return False
 
-    eventually(refused)
+    eventually(refused)  # until then the machine's own sshd may have answered once more
+    before = logins(instance)
+    assert refused()
     assert logins(instance) == before
 
 
