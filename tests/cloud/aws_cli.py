@@ -31,8 +31,8 @@ def main() -> None:
     elif asked.command != ["ec2-instance-connect", "open-tunnel"]:
         parser.error(f"the test cloud's aws does not know {asked.command}")
     session = boto3.session.Session(profile_name=asked.profile, region_name=asked.region)
-    target = asked.target or asked.instance_id
-    url = urlsplit(session.client("ssm").start_session(Target=target)["StreamUrl"])
+    instance = asked.target or asked.instance_id
+    url = urlsplit(session.client("ssm").start_session(Target=instance)["StreamUrl"])
     line = socket.create_connection((url.hostname, url.port))
     line.sendall(f"CONNECT {url.path} HTTP/1.1\r\n\r\n".encode())
     answer = b""
