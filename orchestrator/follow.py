@@ -338,4 +338,5 @@ class Follower:
         if self._torn_line and verdict.state in OVER:
             lines, count = (*lines, self._torn_line.decode("utf-8", "replace")), count + 1
         now = time.time() + self._clock_offset
-        return Snapshot(self.run, self._progress, verdict, now, lines, count, silence, self._heard)
+        bill = providers.bill(self._store, self.run)
+        return Snapshot(self.run, self._progress, verdict, now, lines, count, silence, self._heard, bill)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orchestrator import providers
+from orchestrator.lease import Bill
 from orchestrator.progress import METRIC, Progress, fold
 from orchestrator.run import Run, describe
 from orchestrator.store import Store
@@ -24,6 +26,7 @@ class Known:
     progress: Progress
     state: str
     heard_seconds: float | None
+    bill: Bill | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The object `runs --json` prints."""
@@ -37,7 +40,7 @@ class Known:
             "epochs": self.progress.epochs or self.run.spec.epochs,
             "age_seconds": max(0.0, time.time() - self.run.created),
             "heard_seconds": self.heard_seconds,
-            "cost_usd": None,
+            "cost_usd": self.bill.usd if self.bill else None,
             "synthetic": self.run.spec.synthetic,
         }
 
@@ -46,7 +49,7 @@ def known(store: Store, run: Run) -> Known:
     """One run as it was last heard of."""
     state, heard = store.noted_state(run.id) or ("starting", None)
     since = None if heard is None else max(0.0, time.time() - heard)
-    return Known(run, _told(store, run), state, since)
+    return Known(run, _told(store, run), state, since, providers.bill(store, run))
 
 
 def _told(store: Store, run: Run) -> Progress:

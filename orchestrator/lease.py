@@ -39,11 +39,10 @@ class Lease:
     """One machine for one run, the `number`-th of it. Times are seconds since 1970, money is US dollars.
 
     `uid` tells two runs of one name apart. `until` is when the machine ends itself, None where it does
-    not. `host_key` is the public
-    half of the key it shows at first contact. `usd_per_hour` is None while no price is known; `worst` is then
-    what is reckoned with. `made` is False for a machine that was there before us. Where `ec2emo setup` was
-    run, `store` is where runs are mirrored (s3://…), `profile` what lets the machine do it, and `ender` the
-    role in which a schedule ends the machine from outside.
+    not. `host_key` is the public half of the key it shows at first contact. `usd_per_hour` is None while
+    no price is known; `worst` is then what is reckoned with. `made` is False for a machine that was there
+    before us. Where `ec2emo setup` was run, `store` is where runs are mirrored (s3://…), `profile` what
+    lets the machine do it, and `ender` the role in which a schedule ends the machine from outside.
     """
 
     run: str
@@ -100,6 +99,18 @@ class Lease:
     def to_json(self) -> bytes:
         """As written to `lease.json`."""
         return contract.to_json({"contract": contract.VERSION, **dataclasses.asdict(self)})
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a rented machine costs by what home knows: US dollars until now and an hour, with its disk.
+
+    `until` is when it ends itself, seconds since 1970; None where it does not, or has ended.
+    """
+
+    usd: float
+    usd_per_hour: float
+    until: float | None
 
 
 def parse(data: bytes, name: str) -> Lease:

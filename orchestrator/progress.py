@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from orchestrator.health import Health
+from orchestrator.lease import Bill
 from orchestrator.run import Run
 from trainer.contract import AnyEvent, Dataset, Ended, Epoch, Note, Saved, Started
 
@@ -201,7 +202,7 @@ class Snapshot:
     `now` is the machine's clock. `log` are the log's last lines as they came, not yet made safe for a
     terminal, `log_count` how many lines it has in all. `silence` is how many seconds the machine has not
     answered, None while it does. `status` is what the machine said last, also when that is a while ago.
-    `next` is what to type next where that is not a run's.
+    `bill` is what a rented machine costs. `next` is what to type next where that is not a run's.
     """
 
     run: Run
@@ -212,6 +213,7 @@ class Snapshot:
     log_count: int = 0
     silence: float | None = None
     status: Status | None = None
+    bill: Bill | None = None
     next: str | None = None
 
 

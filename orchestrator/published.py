@@ -16,7 +16,7 @@ from orchestrator.run import describe
 
 SCHEMA: Literal[1] = 1
 # What ticks, or is measured every time: a line of its own each time would tell nobody anything.
-TICKING = frozenset({"eta_seconds", "overdue_seconds", "silence_seconds", "gpus", "disk_free"})
+TICKING = frozenset({"eta_seconds", "overdue_seconds", "silence_seconds", "gpus", "disk_free", "cost_usd"})
 
 
 class Best(TypedDict):
@@ -125,7 +125,7 @@ def answer(snapshot: Snapshot) -> Answer:
         "gpus": [cast(Graphics, asdict(gpu)) for gpu in health.gpus] if health else None,
         "disk_free": status.disk_free if status else None,
         "hints": [{"kind": hint.kind, "text": hint.text} for hint in hints(progress)],
-        "cost_usd": None,
+        "cost_usd": snapshot.bill.usd if snapshot.bill else None,
         "synthetic": snapshot.run.spec.synthetic,
         "reason": verdict.reason,
         "error": verdict.error,

@@ -66,7 +66,8 @@ class Persistence:
         renter = providers.renter(run.machine.provider) if run.machine else None
         if renter is None or run.terms is None or run.terms.max_cost is None:
             return run
-        rest = max(LEAST_CAP, run.terms.max_cost - renter.spent(self._store, run))
+        bill = renter.bill(self._store, run)
+        rest = max(LEAST_CAP, run.terms.max_cost - (bill.usd if bill else 0.0))
         return dataclasses.replace(run, terms=dataclasses.replace(run.terms, max_cost=rest))
 
 

@@ -8,7 +8,7 @@ One that rents its machines says `RENTS = True`, and has what costs money asks f
     cost(wish, errand)      what acquire would begin to spend, as a sentence; None when nothing
     plan(wish, terms)       what it would ask for, looked up now; makes nothing
     again(machine)          where one that does not answer is now, None when that is no news; MachineGone
-    spent(store, run)       what the run's machine has cost, in US dollars
+    bill(store, run)        what the run's machine costs, by what home knows; None for nothing
     has_gpu(store, run)     whether the run's machine is paid for its GPU
     replica(run)            what is kept of a run elsewhere, to be read without its machine; None for nothing
     release(store, run)     the artifacts are home: end the machine as agreed; what that means, as a sentence
@@ -21,6 +21,7 @@ One that rents its machines says `RENTS = True`, and has what costs money asks f
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pkgutil
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from orchestrator.shell import Reader
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestrator.lease import Bill
     from orchestrator.progress import Status
     from orchestrator.run import Run
     from orchestrator.store import Store
@@ -90,6 +92,15 @@ def replica(run: Run) -> Replica | None:
     renting = renter(run.machine.provider) if run.machine else None
     kept: Replica | None = renting.replica(run) if renting else None
     return kept
+
+
+def bill(store: Store, run: Run) -> Bill | None:
+    """What the run's machine costs; None where nothing is rented, or its record cannot be read."""
+    renting = renter(run.machine.provider) if run.machine else None
+    with contextlib.suppress(BadRequest):
+        found: Bill | None = renting.bill(store, run) if renting else None
+        return found
+    return None
 
 
 def wish_for(where: str, key: str | None) -> Wish:

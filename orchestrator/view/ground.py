@@ -96,6 +96,9 @@ class Ground:
         """Where, and how much room there is."""
         run, status, health = self.snapshot.run, self.status, self.health
         said = words(run.machine.name if run.machine else run.where)
+        if bill := self.snapshot.bill:
+            until = f", ends by itself {self.local(bill.until)}" if bill.until else ""
+            said.append_text(words(f", ${bill.usd:.2f} so far, ${bill.usd_per_hour:.2f} an hour{until}"))
         if status and status.disk_free is not None:
             little = status.disk_free < LITTLE_DISK
             free = f"{'only ' if little else ''}{figures.size(status.disk_free)} of disk free"

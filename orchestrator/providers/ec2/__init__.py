@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import BadRequest
+from orchestrator.lease import Bill
 from orchestrator.machine import Machine, Terms
 from orchestrator.providers import Errand, Wish
 from orchestrator.providers.ec2.names import THERE
@@ -69,12 +70,12 @@ def again(machine: Machine) -> Machine | None:
     return lifecycle.again(machine)
 
 
-def spent(store: Store, run: Run) -> float:
-    """What the latest machine of the run has cost, in US dollars."""
-    from orchestrator.providers.ec2 import spending
+def bill(store: Store, run: Run) -> Bill | None:
+    """What the latest machine of the run costs; None where nothing is paid for it."""
+    from orchestrator.providers.ec2 import rates
 
     lease = store.lease(run.id)
-    return spending.so_far(lease, None, lease.ended) if lease else 0.0
+    return rates.bill(lease) if lease else None
 
 
 def has_gpu(store: Store, run: Run) -> bool:

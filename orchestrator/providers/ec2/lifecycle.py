@@ -23,6 +23,7 @@ from orchestrator.providers.ec2 import (
     offer,
     prices,
     provision,
+    rates,
     schedule,
     spending,
     tags,
@@ -70,7 +71,7 @@ def release(store: Store, run: Run) -> str | None:
     if lease is None or lease.ended is not None or lease.instance is None or not _ours_to_end(lease):
         return None
     if lease.after == "keep":
-        return f"{lease.instance} goes on, at ${spending.hourly(lease):.2f} an hour, as agreed"
+        return f"{lease.instance} goes on, at ${rates.hourly(lease):.2f} an hour, as agreed"
     aws = api.connected(lease.region)
     if lease.after == "stop" and lease.market != "spot":
         return _stop(aws, lease)
@@ -96,7 +97,7 @@ def start(store: Store, name: str, region: str | None, *, adopt: bool = False) -
         if lease:
             limits.end_from_outside(_with_a_new_limit(lease), aws)
         instances.await_state(aws, instance_id, "running")
-        rate = f", at ${spending.hourly(lease):.2f} an hour" if lease else ""
+        rate = f", at ${rates.hourly(lease):.2f} an hour" if lease else ""
         return f"{instance_id} runs{rate}"
 
 
@@ -152,7 +153,7 @@ def _stop(aws: Aws, lease: Lease) -> str:
 def _with_a_new_limit(lease: Lease) -> Lease:
     """The machine's own limits count from each start."""
     return dataclasses.replace(
-        lease, until=clock.now() + offer.minutes(lease.terms, spending.hourly(lease)) * 60
+        lease, until=clock.now() + offer.minutes(lease.terms, rates.hourly(lease)) * 60
     )
 
 

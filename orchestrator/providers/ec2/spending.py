@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.lease import Lease
 from orchestrator.machine import Terms
 from orchestrator.providers import Errand
-from orchestrator.providers.ec2 import api, clock, instances, ladder, offer
+from orchestrator.providers.ec2 import api, clock, instances, ladder, offer, rates
 
 
 def cost(errand: Errand) -> str | None:
@@ -22,7 +22,7 @@ def cost(errand: Errand) -> str | None:
         if instance is not None and instances.state(instance) in ("pending", "running"):
             return None
         if instance is not None and instances.state(instance) in ("stopping", "stopped"):
-            return f"{lease.instance} is stopped: start it, at ${hourly(lease):.2f} an hour?"
+            return f"{lease.instance} is stopped: start it, at ${rates.hourly(lease):.2f} an hour?"
         terms = lease.terms
     aws = api.connected(terms.region)
     found = offer.look(aws, terms)
@@ -42,12 +42,6 @@ def cost(errand: Errand) -> str | None:
     )
 
 
-def hourly(lease: Lease) -> float:
-    """What an hour costs: by the price that is known, else by the worst."""
-    known = lease.usd_per_hour if lease.usd_per_hour is not None else lease.worst
-    return known if known is not None else max(t.known for t in ladder.LADDER)
-
-
 def so_far(lease: Lease, instance: Mapping[str, Any] | None, until: float | None = None) -> float:
     """Since it was last started; an earlier time, before a stop, is not known to EC2."""
     since = (instances.launched(instance) if instance else None) or lease.launched
@@ -55,7 +49,7 @@ def so_far(lease: Lease, instance: Mapping[str, Any] | None, until: float | None
         return 0.0
     hours = max(0.0, (until if until is not None else clock.now()) - since) / 3600
     state = instances.state(instance) if instance else "running"
-    running = 0.0 if state == "stopped" else hourly(lease)
+    running = 0.0 if state == "stopped" else rates.hourly(lease)
     return hours * (running + ladder.disk_usd_per_hour(lease.terms))
 
 
@@ -65,6 +59,6 @@ def bill(lease: Lease, instance: Mapping[str, Any] | None) -> str:
     minutes = max(0.0, clock.now() - since) / 60 if since else 0.0
     source = f" by the {lease.priced}" if lease.priced else ", reckoned with the worst price known"
     return (
-        f"{lease.instance_type or 'the machine'} for {minutes:.0f} min at ${hourly(lease):.3f} an "
+        f"{lease.instance_type or 'the machine'} for {minutes:.0f} min at ${rates.hourly(lease):.3f} an "
         f"hour{source}: about ${so_far(lease, instance):.2f}"
     )
