@@ -32,8 +32,8 @@ def allowed_from(terms: Terms) -> str | None:
     if terms.via:
         if shutil.which("aws") is None:
             raise BadRequest(
-                f"--via {terms.via} needs the AWS command line, which is not installed here: install it (and, "
-                f"for ssm, its session-manager-plugin), or leave --via out"
+                f"--via {terms.via} needs the AWS command line, which is not installed here: install it "
+                f"(and, for ssm, its session-manager-plugin), or leave --via out"
             )
         return None
     return _network(terms.allow_from) if terms.allow_from else f"{my_address()}/32"
