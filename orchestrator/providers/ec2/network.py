@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import shutil
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -29,6 +30,11 @@ def allowed_from(terms: Terms) -> str | None:
     Raises BadRequest when it cannot be learnt, or is too wide.
     """
     if terms.via:
+        if shutil.which("aws") is None:
+            raise BadRequest(
+                f"--via {terms.via} needs the AWS command line, which is not installed here: install it "
+                f"(and, for ssm, its session-manager-plugin), or leave --via out"
+            )
         return None
     return _network(terms.allow_from) if terms.allow_from else f"{my_address()}/32"
 

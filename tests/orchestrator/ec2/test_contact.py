@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,9 +91,7 @@ def _of_another(store: Store, run_id: str) -> tuple[str, str]:
 def test_a_tunnel_leads_to_a_machine_without_open_ports(
     cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch, via: str
 ) -> None:
-    monkeypatch.setenv(
-        "PATH", f"{Path(__file__).parents[2] / 'cloud/bin'}:{Path(sys.executable).parent}:/usr/bin:/bin"
-    )
+    monkeypatch.setenv("PATH", f"{cloud.programs}:{os.environ['PATH']}")
     terms = Terms(via="ssm" if via == "ssm" else "eice", instance_types=TWO)
     machine = provision.provide(errand(at_home, terms))
     with open_shell(machine) as shell:

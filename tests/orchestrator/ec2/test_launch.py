@@ -314,7 +314,13 @@ def test_an_unknown_address_is_asked_for_and_never_becomes_the_world(
     assert lease.instance
 
 
-def test_a_tunnel_opens_no_port(cloud: Cloud, at_home: Store) -> None:
+def test_a_tunnel_opens_no_port_and_needs_a_program(
+    cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nothing")
+    with pytest.raises(BadRequest, match="needs the AWS command line"):
+        launch(at_home, Terms(via="ssm"))
+    monkeypatch.setenv("PATH", str(cloud.programs))
     assert launch(at_home, Terms(via="ssm")).instance
     assert "ec2:AuthorizeSecurityGroupIngress" not in cloud.names()
 
