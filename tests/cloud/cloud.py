@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
+import sys
 import threading
 import traceback
 import uuid
@@ -13,7 +14,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -31,7 +31,7 @@ from tests.cloud.instances import Instance, Instances
 from tests.cloud.launches import Launches
 from tests.cloud.listings import Listings
 from tests.cloud.market import Market, Pool, Pools
-from tests.cloud.moto import ACCOUNT, CREDENTIALS, Moto
+from tests.cloud.moto import ACCOUNT, Moto
 from tests.cloud.policies import Permissions, Policy
 from tests.cloud.schedules import Schedules
 from tests.cloud.server import Server
@@ -42,7 +42,7 @@ from tests.cloud.visibility import Visibility
 from tests.cloud.wire import Answer, Call, Refusal, Request
 
 USER = f"arn:aws:iam::{ACCOUNT}:user/tester"
-PROGRAMS = Path(__file__).parent / "bin"
+AWS = Path(__file__).parent / "aws_cli.py"
 
 Handler = Callable[[Call], dict[str, Any] | None]  # None: moto knows
 Amend = Callable[[Call, dict[str, Any]], dict[str, Any]]
@@ -56,6 +56,7 @@ class Cloud:
         self.image = image
         self.folder = folder
         self.region = "us-east-1"
+        self.boots = True  # whether new instances have a machine behind them; many tests need none
         self.guest_environment: dict[str, str] = {}  # of every session and service in new instances
         self.mounts: dict[str, str] = {}  # folders and files of this machine that new instances see
         self.calls: list[Call] = []
@@ -115,8 +116,8 @@ class Cloud:
         """What boto3 and ec2emo need to know, and nothing of the real AWS."""
         return {
             "AWS_ENDPOINT_URL": self.url,
-            "AWS_ACCESS_KEY_ID": CREDENTIALS["aws_access_key_id"],
-            "AWS_SECRET_ACCESS_KEY": CREDENTIALS["aws_secret_access_key"],
+            "AWS_ACCESS_KEY_ID": wire.CREDENTIALS["aws_access_key_id"],
+            "AWS_SECRET_ACCESS_KEY": wire.CREDENTIALS["aws_secret_access_key"],
             "AWS_DEFAULT_REGION": self.region,
             "AWS_CONFIG_FILE": "/dev/null",
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
@@ -132,7 +133,12 @@ class Cloud:
     @property
     def programs(self) -> Path:
         """A folder for the PATH: `aws`, for --via."""
-        return PROGRAMS
+        program = self.folder / "programs" / "aws"
+        if not program.exists():
+            program.parent.mkdir(parents=True)
+            program.write_text(f'#!/bin/sh\nexec {sys.executable} {AWS} "$@"\n')
+            program.chmod(0o755)
+        return program.parent
 
     # --- what a test turns ----------------------------------------------------------------------------------
 
@@ -260,11 +266,11 @@ class Cloud:
 
     def client(self, service: str, region: str | None = None) -> Any:
         """boto3's client of this cloud, which sends every request once."""
-        session = boto3.session.Session(**CREDENTIALS)
         config = Config(retries={"total_max_attempts": 1})
-        return session.client(
-            service, region_name=region or self.region, endpoint_url=self.url, config=config
-        )
+        with self.lock:  # making a client is not safe in threads
+            return wire.session().client(
+                service, region_name=region or self.region, endpoint_url=self.url, config=config
+            )
 
     # --- one request ----------------------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
 """Ways to an instance that open no port: SSM sessions, EC2 Instance Connect and its endpoint.
 
-The AWS CLI's part is played by `bin/aws`: it asks for a session, then speaks to the cloud at the session's
+The AWS CLI's part is played by `aws_cli.py`: it asks for a session, then speaks to the cloud at the session's
 address, which joins the line to an sshd of its own in the instance.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import threading
@@ -102,10 +103,12 @@ class Connections:
             stderr=subprocess.DEVNULL,
         )
         inner.close()
-        back = threading.Thread(target=_copy, args=[outer, line], daemon=True)
-        back.start()
-        _copy(line, outer)
-        back.join()
+        there = threading.Thread(target=_copy, args=[line, outer], daemon=True)
+        there.start()
+        _copy(outer, line)
+        with contextlib.suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
+        there.join()
         outer.close()
         sshd.kill()
         sshd.wait()
@@ -116,9 +119,7 @@ class Connections:
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
-    except OSError:
-        target.close()

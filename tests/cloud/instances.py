@@ -194,7 +194,8 @@ class Instances:
         if instance.state == "pending":
             self._become(instance, "running")
             instance.paid.append([self.cloud.clock.now(), FOREVER])
-            instance.machine.start(self._seed(instance))
+            if self.cloud.boots:
+                instance.machine.start(self._seed(instance))
 
     def _power_cycle(self, instance: Instance) -> None:
         instance.machine.stop()

@@ -10,17 +10,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import boto3
 from botocore.config import Config
 
-from tests.cloud.wire import Answer, Request
+from tests.cloud.wire import Answer, Request, session
 from tests.conftest import eventually, free_port
 
 ACCOUNT = "123456789012"
-CREDENTIALS = {"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE", "aws_secret_access_key": "not-a-secret"}
 ENDS_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"]
 HOP = ("connection", "expect", "transfer-encoding")  # headers that are of one connection
-CHECKS = {
+SETTINGS = {
+    "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",  # ours are in amis.py
     "MOTO_ENABLE_KEYPAIR_VALIDATION": "true",
     "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true",
 }
@@ -39,7 +38,7 @@ class Moto:
                 [*ENDS_WITH_US, sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
                 stdout=said,
                 stderr=said,
-                env={**os.environ, **CHECKS},
+                env={**os.environ, **SETTINGS},
                 cwd="/",
                 start_new_session=True,
             )
@@ -71,7 +70,7 @@ class Moto:
         with self._lock:
             key = (service, region)
             if key not in self._clients:
-                self._clients[key] = boto3.session.Session(**CREDENTIALS).client(
+                self._clients[key] = session().client(
                     service,
                     region_name=region,
                     endpoint_url=self.url,

@@ -241,7 +241,8 @@ class Permissions:
     def _pass_role(self, profile: dict[str, Any]) -> Iterator[Need]:
         name = profile.get("Name") or profile["Arn"].rpartition("/")[2]
         iam = self.cloud.moto.client("iam", "us-east-1")
-        for role in iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]:
+        profiles = {p["InstanceProfileName"]: p for p in iam.list_instance_profiles()["InstanceProfiles"]}
+        for role in profiles.get(name, {"Roles": []})["Roles"]:
             yield Need("iam:PassRole", role["Arn"], {"iam:PassedToService": ["ec2.amazonaws.com"]})
 
     def _tags_of(self, call: Call, name: str) -> Context:

@@ -40,7 +40,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_CONNECT(self) -> None:
         """A session's line to an instance, for as long as both ends like."""
-        self.wfile.flush()
+        self.send_response_only(200)
+        self.end_headers()
         self.cloud.connections.join(self.path.rpartition("/")[2], self.connection)
         self.close_connection = True
 

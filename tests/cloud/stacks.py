@@ -42,13 +42,11 @@ class Stacks:
         if stack is None:
             return None
         for resource in cfn.list_stack_resources(StackName=name)["StackResourceSummaries"]:
-            left = resource["LogicalResourceId"] in call.parameters.get("RetainResources", [])
-            if (
-                resource.get("ResourceType") == BUCKET
-                and not left
-                and self._full(call, resource["PhysicalResourceId"])
-            ):
-                stack.failed = f"The bucket {resource['PhysicalResourceId']} is not empty"
+            if resource.get("ResourceType") != BUCKET:
+                continue
+            bucket, kept = resource["PhysicalResourceId"], call.parameters.get("RetainResources", [])
+            if resource["LogicalResourceId"] not in kept and self._full(call, bucket):
+                stack.failed = f"The bucket {bucket} is not empty"
                 return {}
         return None
 

@@ -63,8 +63,8 @@ class Tokens:
             if call.action == "RunInstances" and self._ended(call, token):
                 raise Refusal(
                     "IdempotentInstanceTerminated",
-                    "The request cannot be completed because the instance associated with the client token is "
-                    "already terminated",
+                    "The request cannot be completed because the instance associated with the client token "
+                    "is already terminated",
                 )
             return kept.answer
 

@@ -14,11 +14,13 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+import boto3
 import botocore.parsers
-import botocore.session
+from botocore.exceptions import ClientError
 from botocore.model import OperationModel, ServiceModel, Shape
 from botocore.validate import ParamValidator
 
+CREDENTIALS = {"aws_access_key_id": "AKIAIOSFODNN7EXAMPLE", "aws_secret_access_key": "not-a-secret"}
 SIGNED_AS = {"servicequotas": "service-quotas"}  # where the name in signatures is another
 READS = ("Describe", "Get", "List", "Head", "Search", "Lookup", "Simulate", "Decode", "BatchGet", "Validate")
 
@@ -74,9 +76,22 @@ class Refusal(Exception):
         self.status = status
 
 
+def refusal(error: ClientError) -> Refusal:
+    """What moto has refused, refused."""
+    return Refusal(error.response["Error"]["Code"], error.response["Error"]["Message"])
+
+
+@cache
+def session() -> boto3.session.Session:
+    """One for all clients and models: reading EC2's takes half a second."""
+    return boto3.session.Session(**CREDENTIALS)
+
+
 @cache
 def model(service: str) -> ServiceModel:
-    return botocore.session.get_session().get_service_model(service)
+    """What botocore knows of a service."""
+    found: ServiceModel = session()._session.get_service_model(service)
+    return found
 
 
 def parse(request: Request) -> Call:

@@ -55,6 +55,7 @@ class Services:
         self.pids: dict[str, int] = {}
         self.wanted: set[str] = set()
         self._lock = threading.RLock()
+        self._configure_sshd()
 
     def start(self, name: str) -> None:
         with self._lock:
@@ -119,10 +120,8 @@ class Services:
         return spawn(argv, Path("/var/log", f"{name}.log"), environment, service.get("workingdirectory", "/"))
 
     def _configure_sshd(self) -> None:
-        words = " ".join(f'"{k}={v}"' for k, v in self.environment.items() if k not in ("PATH", "LANG"))
-        config = SSHD_CONFIG.format(
-            address=self.address, host_key=self.host_key, environment=words or "LANG=C"
-        )
+        words = " ".join(f'"{k}={v}"' for k, v in self.environment.items())
+        config = SSHD_CONFIG.format(address=self.address, host_key=self.host_key, environment=words)
         Path("/run/sshd_config").write_text(config)
 
 
