@@ -92,7 +92,7 @@ def test_cut_at_random_places_killed_and_rotated_the_copy_is_the_same_byte_for_b
         argv = [sys.executable, "-c", FOLLOW, str(there.store.root)]
         with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL) as one:
             try:
-                eventually(lambda goal=goal: size(there.home.log) > goal, 60)
+                eventually(lambda goal=goal: size(there.home.log) > goal)
             finally:
                 os.kill(one.pid, signal.SIGKILL)
         if kill == kills // 2:
