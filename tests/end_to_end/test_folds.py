@@ -18,7 +18,8 @@ def test_folds_train_one_after_another_and_are_judged_together(ec2emo: Ec2emo, d
     assert planned["folds"] == 2
     told = json.loads(ec2emo(*chosen, "--folds", "2", "--json").out)
     assert [run["run"] for run in told["runs"]] == list(FOLDS)
-    eventually(lambda: len(place.events("cv-f2", "ended")) == 1)
+    for run in FOLDS:
+        eventually(lambda run=run: len(place.events(run, "ended")) == 1)  # type: ignore[misc]
     trained = [(place.events(run, "dataset")[0]["t"], place.events(run, "ended")[0]["t"]) for run in FOLDS]
     assert trained[0][1] < trained[1][0]
     sides = [place.events(run, "dataset")[0] for run in FOLDS]

@@ -206,10 +206,10 @@ def test_a_run_waits_until_those_before_it_have_ended_however_they_do(
     second.close()
     assert not events(run, "dataset")
     first.close()
-    wait_for(lambda: bool(events(run, "dataset")))
+    wait_for(lambda: bool(events(run, "dataset")), 180)
     process.kill()
     process.wait()
-    assert [n.text for n in events(run, "note") if "waits" in n.text] == ["waits for cv-f1 to end"]
+    assert [n.text for n in events(run, "note")][:2] == ["waits for cv-f1 to end", "cv-f1 has ended"]
 
 
 def test_a_run_that_waits_can_be_stopped(new_run: NewRun, tmp_path: Path) -> None:
