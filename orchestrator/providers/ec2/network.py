@@ -9,6 +9,7 @@ import contextlib
 import ipaddress
 import os
 import shutil
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
@@ -49,6 +50,8 @@ def my_address() -> str:
             said = answer.read(100).decode("ascii", "replace").strip()
         return str(ipaddress.IPv4Address(said))
     except (OSError, ValueError) as e:
+        if isinstance(e, urllib.error.HTTPError):
+            e.close()
         raise BadRequest(
             f"the address of this computer could not be learnt from {service} ({e}): say who may reach the "
             f"machine with --allow-from 203.0.113.7/32, or open no port with --via ssm"
