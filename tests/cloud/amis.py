@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from tests.cloud.wire import Call, Refusal
+from tests.cloud.wire import Call, Refusal, refusal
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -123,7 +123,7 @@ class Amis:
             try:
                 found = self.cloud.moto.client("ec2", call.region).describe_images(**rest)["Images"]
             except ClientError as e:
-                raise Refusal(e.response["Error"]["Code"], e.response["Error"]["Message"]) from e
+                raise refusal(e) from e
             theirs = [i for i in found if i.get("OwnerId") not in (AMAZON, CANONICAL)]
         return {"Images": [*ours, *theirs]}
 

@@ -14,7 +14,15 @@ import boto3
 def main() -> None:
     parser = argparse.ArgumentParser(prog="aws")
     parser.add_argument("command", nargs=2)
-    for option in ("target", "instance-id", "document-name", "parameters", "region", "profile", "remote-port"):
+    for option in (
+        "target",
+        "instance-id",
+        "document-name",
+        "parameters",
+        "region",
+        "profile",
+        "remote-port",
+    ):
         parser.add_argument(f"--{option}")
     asked = parser.parse_args()
     if asked.command == ["ssm", "start-session"]:
@@ -23,8 +31,8 @@ def main() -> None:
     elif asked.command != ["ec2-instance-connect", "open-tunnel"]:
         parser.error(f"the test cloud's aws does not know {asked.command}")
     session = boto3.session.Session(profile_name=asked.profile, region_name=asked.region)
-    id = asked.target or asked.instance_id
-    url = urlsplit(session.client("ssm").start_session(Target=id)["StreamUrl"])
+    instance = asked.target or asked.instance_id
+    url = urlsplit(session.client("ssm").start_session(Target=instance)["StreamUrl"])
     line = socket.create_connection((url.hostname, url.port))
     line.sendall(f"CONNECT {url.path} HTTP/1.1\r\n\r\n".encode())
     answer = b""

@@ -71,11 +71,12 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         """Let time pass at once; what falls due happens here, each thing at its own moment."""
-        until = self.now() + seconds
-        while timer := self._take(until):
-            self._jump(timer.due)
-            self._do(timer)
-        self._jump(until)
+        with self.lock:  # what is happening now, happens before
+            until = self.now() + seconds
+            while timer := self._take(until):
+                self._jump(timer.due)
+                self._do(timer)
+            self._jump(until)
 
     def close(self) -> None:
         with self._changed:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from tests.cloud.market import ON_DEMAND, SPOT, Pool
-from tests.cloud.wire import Call, Refusal
+from tests.cloud.wire import Call, Refusal, refusal
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -30,8 +30,6 @@ MOTO_TAKES = {
     "Monitoring",
     "SecurityGroupIds",
     "SecurityGroups",
-    "SubnetId",
-    "TagSpecifications",
 }
 TAGGED = ("instance", "volume", "network-interface", "spot-instances-request")
 
@@ -107,10 +105,8 @@ class Launches:
 
     def start(self, call: Call, request: dict[str, Any], market: str, cap: float | None) -> Instance:
         """One instance, or the Refusal that EC2 would answer."""
-        cloud = self.cloud
-        moto = cloud.moto.client("ec2", call.region)
         kind = request.get("InstanceType", "m1.small")
-        offered = cloud.zones(call.region, kind)
+        offered = self.cloud.zones(call.region, kind)
         subnet, zone = self._subnet(call, request, Pool(kind, "", market), offered)
         if zone not in offered:
             raise Refusal(
@@ -119,47 +115,53 @@ class Launches:
                 f"({zone}). Please retry your request by not specifying an Availability Zone or choosing "
                 f"{', '.join(sorted(offered))}.",
             )
-        pool = Pool(kind, zone, market)
-        keys = self._keys(call, request)
-        ami = cloud.amis.known(call, request["ImageId"])
+        ami = self.cloud.amis.known(call, request["ImageId"])
         _check_disk(request, ami)
-        cloud.market.check(pool, call.region, cap)
-        passed = {k: v for k, v in request.items() if k in MOTO_TAKES} | {"SubnetId": subnet}
-        tags = passed.pop("TagSpecifications", [])
-        data = base64.b64decode(request.get("UserData", ""))
-        try:
-            made = moto.run_instances(
-                MinCount=1,
-                MaxCount=1,
-                UserData=data,
-                TagSpecifications=[t for t in tags if t["ResourceType"] in ("instance", "volume")],
-                **passed,
-            )
-        except ClientError as e:
-            raise Refusal(e.response["Error"]["Code"], e.response["Error"]["Message"]) from e
-        (known,) = made["Instances"]
-        name = known["InstanceId"]
-        disks = [m["Ebs"]["VolumeId"] for m in known["BlockDeviceMappings"]]
-        interfaces = [i["NetworkInterfaceId"] for i in known["NetworkInterfaces"]]
-        cloud.visibility.made("instance", name, *disks, *interfaces)
-        for spec in tags:
-            if spec["ResourceType"] == "network-interface":
-                moto.create_tags(Resources=interfaces, Tags=spec["Tags"])
-        if request.get("DisableApiTermination"):
-            moto.modify_instance_attribute(InstanceId=name, DisableApiTermination={"Value": True})
         profile = request.get("IamInstanceProfile", {})
         launch = Launch(
             request,
             request.get("ClientToken", ""),
             request["ImageId"],
             ami.user,
-            keys,
+            self._keys(call, request),
             profile.get("Name") or profile.get("Arn", "").rpartition("/")[2],
-            request.get("_public", True),
-            made["ReservationId"],
-            request.get("MetadataOptions", {}),
+            public=request.get("_public", True),
+            metadata_options=request.get("MetadataOptions", {}),
         )
-        return cloud.instances.begin(name, call.region, pool, launch)
+        pool = Pool(kind, zone, market)
+        self.cloud.market.check(pool, call.region, cap)
+        return self.cloud.instances.begin(self._made(call, launch, subnet), call.region, pool, launch)
+
+    def _made(self, call: Call, launch: Launch, subnet: str) -> str:
+        """The id of the instance in moto, with its disk and its interface."""
+        moto = self.cloud.moto.client("ec2", call.region)
+        request = launch.request
+        tags = {s["ResourceType"]: s["Tags"] for s in request.get("TagSpecifications", [])}
+        passed = {k: v for k, v in request.items() if k in MOTO_TAKES} | {
+            "SubnetId": subnet,
+            "UserData": base64.b64decode(request.get("UserData", "")),
+            "TagSpecifications": [
+                {"ResourceType": kind, "Tags": tags[kind]} for kind in ("instance", "volume") if kind in tags
+            ],
+        }
+        try:
+            made = moto.run_instances(MinCount=1, MaxCount=1, **passed)
+        except ClientError as e:
+            if e.response["Error"]["Code"] == "NoSuchEntity":
+                said = f"Value ({launch.profile}) for parameter iamInstanceProfile.name is invalid."
+                raise Refusal("InvalidParameterValue", said) from e
+            raise refusal(e) from e
+        launch.reservation = made["ReservationId"]
+        (known,) = made["Instances"]
+        name: str = known["InstanceId"]
+        disks = [m["Ebs"]["VolumeId"] for m in known["BlockDeviceMappings"]]
+        interfaces = [i["NetworkInterfaceId"] for i in known["NetworkInterfaces"]]
+        self.cloud.visibility.made("instance", name, *disks, *interfaces)
+        if "network-interface" in tags:
+            moto.create_tags(Resources=interfaces, Tags=tags["network-interface"])
+        if request.get("DisableApiTermination"):
+            moto.modify_instance_attribute(InstanceId=name, DisableApiTermination={"Value": True})
+        return name
 
     def _subnet(self, call: Call, request: dict[str, Any], pool: Pool, offered: set[str]) -> tuple[str, str]:
         """Where it goes: the subnet that is asked for, or EC2's choice of a default one."""
@@ -168,7 +170,7 @@ class Launches:
             try:
                 (found,) = moto.describe_subnets(SubnetIds=[asked])["Subnets"]
             except ClientError as e:
-                raise Refusal(e.response["Error"]["Code"], e.response["Error"]["Message"]) from e
+                raise refusal(e) from e
             return asked, found["AvailabilityZone"]
         defaults = {
             s["AvailabilityZone"]: s["SubnetId"]

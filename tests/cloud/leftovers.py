@@ -31,10 +31,9 @@ def _in_region(cloud: Cloud, region: str) -> Iterator[Leftover]:
         if instance.region == region and not instance.ended:
             yield Leftover("instance", instance.id, region, cloud.tags(instance.id, region))
     ec2, scheduler = cloud.moto.client("ec2", region), cloud.moto.client("scheduler", region)
-    snapshots = ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]
     for kind, key, things in (
         ("volume", "VolumeId", ec2.describe_volumes()["Volumes"]),
-        ("snapshot", "SnapshotId", [s for s in snapshots if not _of_an_image(s)]),
+        ("snapshot", "SnapshotId", ec2.describe_snapshots(OwnerIds=["self"])["Snapshots"]),
         ("interface", "NetworkInterfaceId", ec2.describe_network_interfaces()["NetworkInterfaces"]),
         ("address", "AllocationId", ec2.describe_addresses()["Addresses"]),
         ("template", "LaunchTemplateName", ec2.describe_launch_templates()["LaunchTemplates"]),
@@ -45,12 +44,6 @@ def _in_region(cloud: Cloud, region: str) -> Iterator[Leftover]:
         for thing in things:
             if thing[key] != "default":
                 yield Leftover(kind, thing[key], region, _tags(thing))
-
-
-def _of_an_image(snapshot: dict[str, Any]) -> bool:
-    """Moto has some, for images that it starts with."""
-    description: str = snapshot["Description"]
-    return description.startswith("Auto-created snapshot for AMI")
 
 
 def _tags(thing: dict[str, Any]) -> dict[str, str]:

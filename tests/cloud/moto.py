@@ -18,7 +18,8 @@ from tests.conftest import eventually, free_port
 ACCOUNT = "123456789012"
 ENDS_WITH_US = ["setpriv", "--pdeathsig", "KILL", "--"]
 HOP = ("connection", "expect", "transfer-encoding")  # headers that are of one connection
-CHECKS = {
+SETTINGS = {
+    "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",  # ours are in amis.py
     "MOTO_ENABLE_KEYPAIR_VALIDATION": "true",
     "MOTO_EC2_ENABLE_INSTANCE_TYPE_VALIDATION": "true",
 }
@@ -37,7 +38,7 @@ class Moto:
                 [*ENDS_WITH_US, sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
                 stdout=said,
                 stderr=said,
-                env={**os.environ, **CHECKS},
+                env={**os.environ, **SETTINGS},
                 cwd="/",
                 start_new_session=True,
             )

@@ -7,6 +7,7 @@ Resource ARNs and condition keys are those of the Service Authorization Referenc
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import json
 from collections.abc import Callable, Iterator
@@ -130,6 +131,16 @@ def _pattern(text: str) -> str:
     return text.replace("[", "[[]")
 
 
+def _document(said: Any) -> Policy:
+    """As moto has it; what came by CloudFormation it keeps as Python would write it."""
+    if not isinstance(said, str):
+        return said
+    try:
+        return json.loads(said)
+    except ValueError:
+        return ast.literal_eval(said)
+
+
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -156,17 +167,25 @@ class Permissions:
             inline = iam.list_role_policies(RoleName=role)["PolicyNames"]
         except ClientError:
             return []
-        found = [iam.get_role_policy(RoleName=role, PolicyName=n)["PolicyDocument"] for n in inline]
+        found = [
+            _document(iam.get_role_policy(RoleName=role, PolicyName=n)["PolicyDocument"]) for n in inline
+        ]
         for attached in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]:
             arn = attached["PolicyArn"]
             version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
             document = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
-            found.append(json.loads(document) if isinstance(document, str) else document)
+            found.append(_document(document))
         return found
 
     def needs(self, call: Call) -> Iterator[Need]:
         """What a call takes. Services that are not looked into need their action on `*`."""
-        looked_into = {"ec2": self._ec2, "s3": _s3, "scheduler": _scheduler, "ssm": _ssm}
+        looked_into = {
+            "cloudformation": _stack,
+            "ec2": self._ec2,
+            "s3": _s3,
+            "scheduler": _scheduler,
+            "ssm": _ssm,
+        }
         found = looked_into.get(call.service, _any)(call)
         for need in found:
             region = {"aws:RequestedRegion": [call.region]}
@@ -228,9 +247,12 @@ class Permissions:
                 if tags:
                     tagging = {**tags, "ec2:CreateAction": ["RunInstances"]}
                     yield Need("ec2:CreateTags", _arn(call, f"{kind}/*"), tagging)
-            for kind in ("image", "subnet", "security-group", "key-pair"):
-                arn = f"arn:aws:ec2:{call.region}::image/*" if kind == "image" else _arn(call, f"{kind}/*")
-                yield Need("ec2:RunInstances", arn)
+            yield Need("ec2:RunInstances", f"arn:aws:ec2:{call.region}::image/*")
+            yield Need("ec2:RunInstances", _arn(call, "subnet/*"))
+            yield Need("ec2:RunInstances", _arn(call, f"key-pair/{whole.get('KeyName', '*')}"))
+            for group in whole.get("SecurityGroupIds", []):
+                resource = _arn(call, f"security-group/{group}")
+                yield Need("ec2:RunInstances", resource, self._tags_of(call, group))
             if profile := whole.get("IamInstanceProfile"):
                 yield from self._pass_role(profile)
         for name in named:
@@ -241,7 +263,8 @@ class Permissions:
     def _pass_role(self, profile: dict[str, Any]) -> Iterator[Need]:
         name = profile.get("Name") or profile["Arn"].rpartition("/")[2]
         iam = self.cloud.moto.client("iam", "us-east-1")
-        for role in iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]:
+        profiles = {p["InstanceProfileName"]: p for p in iam.list_instance_profiles()["InstanceProfiles"]}
+        for role in profiles.get(name, {"Roles": []})["Roles"]:
             yield Need("iam:PassRole", role["Arn"], {"iam:PassedToService": ["ec2.amazonaws.com"]})
 
     def _tags_of(self, call: Call, name: str) -> Context:
@@ -297,6 +320,11 @@ def _scheduler(call: Call) -> Iterator[Need]:
     yield Need(call.name, _arn(call, kind))
     if role := call.parameters.get("Target", {}).get("RoleArn"):
         yield Need("iam:PassRole", role, {"iam:PassedToService": ["scheduler.amazonaws.com"]})
+
+
+def _stack(call: Call) -> Iterator[Need]:
+    name = call.parameters.get("StackName")
+    yield Need(call.name, _arn(call, f"stack/{name}/00000000-0000") if name else "*")
 
 
 def _ssm(call: Call) -> Iterator[Need]:

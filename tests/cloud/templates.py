@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from tests.cloud.wire import Call, Refusal
+from tests.cloud.wire import Call, Refusal, refusal
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -28,7 +28,7 @@ class Templates:
                 "LaunchTemplateVersions"
             ]
         except ClientError as e:
-            raise Refusal(e.response["Error"]["Code"], e.response["Error"]["Message"]) from e
+            raise refusal(e) from e
         except ValueError:
             raise Refusal(
                 "InvalidLaunchTemplateId.VersionNotFound", f"Could not find launch template version {version}"

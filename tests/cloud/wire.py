@@ -16,6 +16,7 @@ from xml.sax.saxutils import escape
 
 import boto3
 import botocore.parsers
+from botocore.exceptions import ClientError
 from botocore.model import OperationModel, ServiceModel, Shape
 from botocore.validate import ParamValidator
 
@@ -73,6 +74,11 @@ class Refusal(Exception):
         self.code = code
         self.message = message
         self.status = status
+
+
+def refusal(error: ClientError) -> Refusal:
+    """What moto has refused, refused."""
+    return Refusal(error.response["Error"]["Code"], error.response["Error"]["Message"])
 
 
 @cache

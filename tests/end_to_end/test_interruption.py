@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
     from tests.cloud.instances import Instance
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture
-def backed(renting: Ec2emo) -> Ec2emo:
-    """With a bucket that runs are mirrored to."""
+def backed(cloud: Cloud, renting: Ec2emo) -> Ec2emo:
+    """With a bucket that runs are mirrored to, and no more rights than docs/aws-policy.json gives."""
     renting("setup", "--yes")
+    cloud.enforce(json.loads((ROOT / "docs" / "aws-policy.json").read_text()))
     return renting
 
 

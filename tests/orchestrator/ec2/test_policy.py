@@ -117,11 +117,12 @@ def test_what_changes_or_ends_a_machine_needs_our_tag_on_it() -> None:
 
 
 def test_every_call_of_a_launch_and_its_end_is_allowed(cloud: Cloud, at_home: Store) -> None:
-    """Against what the account really saw."""
+    """Action by action against what the account saw, and enforced, resource by resource, by the account."""
     cloud.instances.delays.pending = NEVER
     run = errand(at_home, Terms(instance_types=("g4dn.xlarge",))).run
     aws = api.connected(None)
     setup.install(aws, lambda _: None)
+    cloud.enforce(json.loads((ROOT / "docs" / "aws-policy.json").read_text()))
     cloud.calls.clear()
     with at_home.holding(run.id):
         book = Book(at_home, provision.new_lease(aws, run, run.terms or Terms(), 1))
