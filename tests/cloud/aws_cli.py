@@ -6,6 +6,7 @@ import argparse
 import socket
 import sys
 import threading
+import urllib.request
 from urllib.parse import urlsplit
 
 import boto3
@@ -25,14 +26,21 @@ def main() -> None:
     ):
         parser.add_argument(f"--{option}")
     asked = parser.parse_args()
+    session = boto3.session.Session(profile_name=asked.profile, region_name=asked.region)
     if asked.command == ["ssm", "start-session"]:
         assert asked.document_name == "AWS-StartSSHSession", asked.document_name
         assert asked.parameters == "portNumber=22", asked.parameters
-    elif asked.command != ["ec2-instance-connect", "open-tunnel"]:
+        url = urlsplit(
+            session.client("ssm").start_session(
+                Target=asked.target,
+                DocumentName=asked.document_name,
+                Parameters={"portNumber": ["22"]},
+            )["StreamUrl"]
+        )
+    elif asked.command == ["ec2-instance-connect", "open-tunnel"]:
+        url = urlsplit(tunnel(session, asked.instance_id))
+    else:
         parser.error(f"the test cloud's aws does not know {asked.command}")
-    session = boto3.session.Session(profile_name=asked.profile, region_name=asked.region)
-    instance = asked.target or asked.instance_id
-    url = urlsplit(session.client("ssm").start_session(Target=instance)["StreamUrl"])
     line = socket.create_connection((url.hostname, url.port))
     line.sendall(f"CONNECT {url.path} HTTP/1.1\r\n\r\n".encode())
     answer = b""
@@ -42,6 +50,19 @@ def main() -> None:
     while data := line.recv(65536):
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
+
+
+def tunnel(session: boto3.session.Session, instance: str) -> str:
+    """As the CLI does: find the endpoint, then ask it, which only it knows how to, for a line."""
+    ec2 = session.client("ec2")
+    ec2.describe_instances(InstanceIds=[instance])
+    if not ec2.describe_instance_connect_endpoints()["InstanceConnectEndpoints"]:
+        sys.exit("There are no available instance connect endpoints.")
+    url: str = ec2.meta.endpoint_url
+    key = session.get_credentials().access_key
+    ask = f"{url}/open-tunnel?instanceId={instance}&key={key}&region={ec2.meta.region_name}"
+    with urllib.request.urlopen(ask) as answer:
+        return f"{url}/session/{answer.read().decode()}"
 
 
 def send(line: socket.socket) -> None:

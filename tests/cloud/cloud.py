@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from tests.cloud import bill as bills
-from tests.cloud import leftovers, wire
+from tests.cloud import leftovers, validation, wire
 from tests.cloud.amis import Amis
 from tests.cloud.clock import Clock
 from tests.cloud.connect import Connections
@@ -80,6 +81,7 @@ class Cloud:
         self.connections = Connections(self)
         self._roles: dict[str, str] = {}  # access key -> the role of the instance that it was given to
         self._cpus: dict[str, int] = {}
+        self._zones: dict[tuple[str, str], set[str]] = {}
         self._answers: dict[str, Handler] = {"sts:DecodeAuthorizationMessage": _decode}
         self._amends: dict[str, list[Amend]] = {}
         for answering in (
@@ -278,11 +280,14 @@ class Cloud:
         """From the door through the gates to the part that knows, or on to moto. Raises Cut."""
         if request.target.startswith("/checkip"):
             return Answer(200, [("Content-Type", "text/plain")], f"{self.firewall.caller}\n".encode())
-        call = wire.parse(request)
+        tunnel = request.target.startswith("/open-tunnel")
+        call = _open_tunnel(request) if tunnel else wire.parse(request)
         with self.lock:
             call.at = self.clock.now()
             self.calls.append(call)
         try:
+            if not tunnel:
+                validation.check(call)
             self.faults.before(call, request.peer)
             answer = self.tokens.once(call, lambda: self._carry_out(call, request))
             call.outcome = str(answer.status)
@@ -298,6 +303,8 @@ class Cloud:
         return answer
 
     def _carry_out(self, call: Call, request: Request) -> Answer:
+        if call.action == "OpenTunnel":
+            return Answer(200, [], self.connections.open_tunnel(call).encode())
         if handler := self._answers.get(call.name):
             with self.lock:
                 result = handler(call)
@@ -343,10 +350,12 @@ class Cloud:
 
     def zones(self, region: str, kind: str) -> set[str]:
         """Where an instance type is offered."""
-        offers = self.moto.client("ec2", region).describe_instance_type_offerings(
-            LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": [kind]}]
-        )["InstanceTypeOfferings"]
-        return {offer["Location"] for offer in offers}
+        if (region, kind) not in self._zones:
+            offers = self.moto.client("ec2", region).describe_instance_type_offerings(
+                LocationType="availability-zone", Filters=[{"Name": "instance-type", "Values": [kind]}]
+            )["InstanceTypeOfferings"]
+            self._zones[region, kind] = {offer["Location"] for offer in offers}
+        return self._zones[region, kind]
 
     def tags(self, resource: str, region: str) -> dict[str, str]:
         """The tags of anything in EC2."""
@@ -392,6 +401,13 @@ class Cloud:
 
     def _instance(self, instance: Instance | str) -> Instance:
         return instance if isinstance(instance, Instance) else self.instances.all[instance]
+
+
+def _open_tunnel(request: Request) -> Call:
+    """The one call that is in no service's model."""
+    asked = dict(parse_qsl(urlsplit(request.target).query))
+    key, region = asked.pop("key"), asked.pop("region")
+    return Call("ec2-instance-connect", region, "OpenTunnel", asked, key, "json")
 
 
 def _decode(call: Call) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tests.cloud.policies import Need, allows
 from tests.cloud.wire import Call, Refusal
 
 if TYPE_CHECKING:
@@ -24,11 +25,11 @@ KEY_SECONDS = 60.0  # for which a key of SendSSHPublicKey is good
 
 
 class Connections:
-    """`agents` is whether instances run the SSM agent with a role that lets it; Base AMIs have the agent."""
+    """`endpoint` is whether there is an EC2 Instance Connect Endpoint in the network."""
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.agents = True
+        self.endpoint = True
         self._sessions: dict[str, str] = {}
 
     def answers(self) -> dict[str, Callable[[Call], dict[str, Any] | None]]:
@@ -36,17 +37,15 @@ class Connections:
             "ssm:StartSession": self.start_session,
             "ssm:TerminateSession": self.terminate_session,
             "ssm:DescribeInstanceInformation": self.agents_online,
+            "ec2:DescribeInstanceConnectEndpoints": self.endpoints,
             "ec2-instance-connect:SendSSHPublicKey": self.send_key,
         }
 
     def agents_online(self, call: Call) -> dict[str, Any]:
-        wanted = [
-            v
-            for f in call.parameters.get("Filters", [])
-            + call.parameters.get("InstanceInformationFilterList", [])
-            for v in f.get("Values", f.get("valueSet", []))
-        ]
-        online = [i for i in self._online() if i.region == call.region and (not wanted or i.id in wanted)]
+        """Base AMIs have the agent; it is heard where the instance's role lets it speak."""
+        asked = call.parameters
+        given = [*asked.get("Filters", []), *asked.get("InstanceInformationFilterList", [])]
+        wanted = [value for f in given for value in f.get("Values") or f.get("valueSet", [])]
         told = [
             {
                 "InstanceId": i.id,
@@ -54,13 +53,19 @@ class Connections:
                 "PlatformType": "Linux",
                 "ResourceType": "EC2Instance",
             }
-            for i in online
+            for i in self.cloud.instances.all.values()
+            if i.region == call.region and (not wanted or i.id in wanted) and self._online(i)
         ]
         return {"InstanceInformationList": told}
 
+    def endpoints(self, call: Call) -> dict[str, Any]:
+        told = {"InstanceConnectEndpointId": "eice-0123456789abcdef0", "State": "create-complete"}
+        return {"InstanceConnectEndpoints": [told] if self.endpoint else []}
+
     def start_session(self, call: Call) -> dict[str, Any]:
         target = call.parameters["Target"]
-        if target not in [i.id for i in self._online()]:
+        instance = self.cloud.instances.all.get(target)
+        if instance is None or not self._online(instance):
             raise Refusal("TargetNotConnected", f"{target} is not connected.")
         session = f"tester-{uuid.uuid4().hex[:17]}"
         self._sessions[session] = target
@@ -89,6 +94,15 @@ class Connections:
         self.cloud.clock.after(KEY_SECONDS, forget)
         return {"RequestId": str(uuid.uuid4()), "Success": True}
 
+    def open_tunnel(self, call: Call) -> str:
+        """What the CLI asks of the endpoint itself, over a signed WebSocket; the name of the line."""
+        (instance,) = self.cloud.instances.find(call, [call.parameters["instanceId"]])
+        if not self.endpoint or instance.state != "running":
+            raise Refusal("ResourceNotFoundException", "There is no endpoint that reaches the instance", 404)
+        name = f"tunnel-{uuid.uuid4().hex[:17]}"
+        self._sessions[name] = instance.id
+        return name
+
     def join(self, session: str, line: socket.socket) -> None:
         """Relay between a client and the instance of its session, until one of them has had enough."""
         instance = self.cloud.instances.all[self._sessions[session]]
@@ -113,9 +127,11 @@ class Connections:
         sshd.kill()
         sshd.wait()
 
-    def _online(self) -> list[Instance]:
-        everything = self.cloud.instances.all.values()
-        return [i for i in everything if self.agents and i.state == "running" and not i.machine.frozen]
+    def _online(self, instance: Instance) -> bool:
+        if instance.state != "running" or instance.machine.frozen or not instance.launch.profile:
+            return False
+        role, _ = self.cloud.role_credentials(instance)
+        return allows(self.cloud.permissions.of_role(role), Need("ssm:UpdateInstanceInformation", "*"))
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:

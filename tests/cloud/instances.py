@@ -171,6 +171,7 @@ class Instances:
     def close(self) -> None:
         for instance in self.all.values():
             instance.machine.stop(grace=0)
+            instance.machine.discard()
             if instance.imds is not None:
                 instance.imds.close()
 

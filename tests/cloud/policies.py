@@ -55,6 +55,21 @@ MADE = {
     "CreateVolume": "volume",
     "ImportKeyPair": "key-pair",
 }
+# AWS's own policies, in so far as something here depends on them.
+MANAGED: dict[str, Policy] = {
+    "AmazonSSMManagedInstanceCore": {
+        "Statement": {
+            "Effect": "Allow",
+            "Action": [
+                "ssm:UpdateInstanceInformation",
+                "ssm:GetParameters",
+                "ssmmessages:*",
+                "ec2messages:*",
+            ],
+            "Resource": "*",
+        }
+    }
+}
 # Where the permission is not called like the operation.
 S3_ACTIONS = {
     "HeadObject": "GetObject",
@@ -174,14 +189,24 @@ class Permissions:
             arn = attached["PolicyArn"]
             version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
             document = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+<<<<<<< HEAD
             found.append(_document(document))
         return found
+=======
+            found.append(json.loads(document) if isinstance(document, str) else document)
+        return found + [MANAGED[name] for name in self.cloud.stacks.managed(role)]
+>>>>>>> cloud
 
     def needs(self, call: Call) -> Iterator[Need]:
         """What a call takes. Services that are not looked into need their action on `*`."""
         looked_into = {
+<<<<<<< HEAD
             "cloudformation": _stack,
             "ec2": self._ec2,
+=======
+            "ec2": self._ec2,
+            "ec2-instance-connect": _connect,
+>>>>>>> cloud
             "s3": _s3,
             "scheduler": _scheduler,
             "ssm": _ssm,
@@ -339,6 +364,13 @@ def _ssm(call: Call) -> Iterator[Need]:
             yield Need(call.name, f"arn:aws:ssm:{call.region}:{account}:parameter/{name.lstrip('/')}")
     else:
         yield Need(call.name, "*")
+
+
+def _connect(call: Call) -> Iterator[Need]:
+    name = call.parameters.get("InstanceId") or call.parameters.get("instanceId")
+    arn = f"arn:aws:ec2:{call.region}:{ACCOUNT}:"
+    kind = "instance-connect-endpoint/*" if call.action == "OpenTunnel" else f"instance/{name}"
+    yield Need(call.name, arn + kind)
 
 
 def _any(call: Call) -> Iterator[Need]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 import threading
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.cloud.faults import Cut
 from tests.cloud.wire import Answer, Request
@@ -80,6 +81,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, cloud: Cloud) -> None:
+        self._open: set[socket.socket] = set()
         handler = type("CloudHandler", (Handler,), {"cloud": cloud})
         super().__init__(("127.0.0.1", 0), handler)
         self.port = self.server_address[1]
@@ -90,6 +92,18 @@ class Server(ThreadingHTTPServer):
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
     def close(self) -> None:
+        """The door and every connection through it."""
         self.shutdown()
         self.server_close()
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)

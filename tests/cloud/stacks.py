@@ -13,6 +13,7 @@ from tests.cloud.wire import Call
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
 
+ROLE = "AWS::IAM::Role"
 BUCKET, GROUP, POLICY = "AWS::S3::Bucket", "AWS::Scheduler::ScheduleGroup", "AWS::S3::BucketPolicy"
 
 
@@ -22,6 +23,9 @@ class Stack:
 
     template: dict[str, Any]
     resources: dict[str, tuple[str, str]] = field(default_factory=dict)  # logical id -> (type, physical id)
+    managed: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # physical id of a role -> ARNs of its policies
     failed: str = ""  # why it could not be deleted
 
 
@@ -75,9 +79,19 @@ class Stacks:
                 group = resource.get("Properties", {}).get("Name", f"{name}-{logical}")
                 self.cloud.moto.client("scheduler", call.region).create_schedule_group(Name=group)
                 stack.resources[logical] = (GROUP, group)
+            elif resource["Type"] == ROLE and "ManagedPolicyArns" in resource["Properties"]:
+                cfn = self.cloud.moto.client("cloudformation", call.region)
+                told_of = cfn.describe_stack_resource(StackName=name, LogicalResourceId=logical)
+                role = told_of["StackResourceDetail"]["PhysicalResourceId"]
+                stack.managed[role] = resource["Properties"]["ManagedPolicyArns"]
             elif resource["Type"] == POLICY:
                 stack.resources[logical] = (POLICY, f"{name}-{logical}")
         return told
+
+    def managed(self, role: str) -> list[str]:
+        """The names of AWS's own policies that a stack has given to a role."""
+        found = [arn for stack in self._stacks.values() for arn in stack.managed.get(role, [])]
+        return [arn.rpartition("/")[2] for arn in found]
 
     def deleted(self, call: Call, told: dict[str, Any]) -> dict[str, Any]:
         """A group goes with its schedules."""

@@ -221,19 +221,31 @@ def test_somebody_else_at_its_address_shows_another_key(account: Account) -> Non
 
 
 def test_a_tunnel_needs_no_open_port(account: Account) -> None:
-    cloud = account.cloud
-    rules = account.ec2.describe_security_groups(GroupIds=[account.group])["SecurityGroups"][0][
-        "IpPermissions"
-    ]
-    account.ec2.revoke_security_group_ingress(GroupId=account.group, IpPermissions=rules)
-    instance = account.launch()
-    session = "--document-name AWS-StartSSHSession --parameters portNumber=22"
-    command = f"{cloud.programs}/aws ssm start-session --target {instance.id} {session}"
+    """Through SSM where the instance's role lets its agent speak, and through an endpoint."""
+    cloud, iam = account.cloud, account.cloud.client("iam")
+    group = account.ec2.describe_security_groups(GroupIds=[account.group])["SecurityGroups"][0]
+    account.ec2.revoke_security_group_ingress(GroupId=account.group, IpPermissions=group["IpPermissions"])
+    iam.create_role(RoleName="machine", AssumeRolePolicyDocument="{}")
+    iam.create_instance_profile(InstanceProfileName="profile")
+    iam.add_role_to_instance_profile(InstanceProfileName="profile", RoleName="machine")
+    account.template(IamInstanceProfile={"Name": "profile"})
+    (made,) = account.fleet()["Instances"]
+    instance = account.running(made["InstanceIds"][0])
     environment = " ".join(f"{k}={v}" for k, v in cloud.environment.items())
-    way = ["-o", f"ProxyCommand=env {environment} {command}"]
+    program = f"ProxyCommand=env {environment} {cloud.programs}/aws"
+    endpoint = ["-o", f"{program} ec2-instance-connect open-tunnel --instance-id {instance.id}"]
+    session = "--document-name AWS-StartSSHSession --parameters portNumber=22"
+    agent = ["-o", f"{program} ssm start-session --target {instance.id} {session}"]
     assert account.ssh(instance, "true").returncode == 255
-    assert account.reached(instance, "head -c 3000000 /dev/zero | wc -c", *way) == "3000000\n"
-    assert cloud.named("ssm:StartSession")
+    assert account.reached(instance, "head -c 3000000 /dev/zero | wc -c", *endpoint) == "3000000\n"
+    refused = account.ssh(instance, "true", *agent)
+    assert refused.returncode == 255
+    assert "TargetNotConnected" in refused.stderr
+    speak = {"Effect": "Allow", "Action": "ssm:UpdateInstanceInformation", "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [speak]})
+    iam.put_role_policy(RoleName="machine", PolicyName="agent", PolicyDocument=policy)
+    assert account.ssh(instance, "echo here", *agent).stdout == "here\n"
+    assert {"ec2-instance-connect:OpenTunnel", "ssm:StartSession"} <= set(cloud.names())
 
 
 def test_a_key_sent_by_instance_connect_is_good_for_a_minute(account: Account) -> None:

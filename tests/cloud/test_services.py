@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from tests.cloud import wire
 from tests.cloud.cloud import Cloud
 from tests.cloud.conftest import OWNED, Account, code
+from tests.cloud.policies import Need, allows
 from tests.conftest import eventually
 
 OURS = {"StringEquals": {"aws:ResourceTag/ec2emo:owner": "me"}}
@@ -256,6 +257,42 @@ def test_s3_compares_and_swaps_and_its_calls_are_logged_by_name(cloud: Cloud) ->
     )
     assert [c.action for c in cloud.calls] == actions.split()
     assert cloud.calls[1].parameters["Key"] == "a/b c"
+
+
+def test_a_role_may_have_a_policy_of_aws_through_its_stack(cloud: Cloud) -> None:
+    body = """
+    Resources:
+      Role:
+        Type: AWS::IAM::Role
+        Properties:
+          AssumeRolePolicyDocument: {Statement: []}
+          ManagedPolicyArns: ["arn:aws:iam::aws:policy/AmazonSSMManagedInstanceCore"]
+    """
+    cfn = cloud.client("cloudformation")
+    cfn.create_stack(StackName="ours", TemplateBody=body)
+    (role,) = cfn.describe_stack_resources(StackName="ours")["StackResources"]
+    policies = cloud.permissions.of_role(role["PhysicalResourceId"])
+    assert allows(policies, Need("ssm:UpdateInstanceInformation", "*"))
+    assert not allows(policies, Need("ec2:TerminateInstances", "*"))
+
+
+@pytest.mark.parametrize(
+    ("service", "ask", "parameters", "expected"),
+    [
+        ("ec2", "create_security_group", {"GroupName": "sg-x", "Description": "d"}, "InvalidParameterValue"),
+        ("ec2", "create_security_group", {"GroupName": "g", "Description": "d|"}, "InvalidParameterValue"),
+        ("ec2", "import_key_pair", {"KeyName": "ü", "PublicKeyMaterial": b""}, "InvalidParameterValue"),
+        ("scheduler", "get_schedule", {"Name": "a:b"}, "ValidationException"),
+        ("iam", "get_role", {"RoleName": "a/b"}, "ValidationError"),
+        ("cloudformation", "describe_change_set", {"ChangeSetName": "a_b"}, "ValidationError"),
+    ],
+)
+def test_what_the_model_does_not_allow_is_refused(
+    cloud: Cloud, service: str, ask: str, parameters: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(ClientError) as refused:
+        getattr(cloud.client(service), ask)(**parameters)
+    assert code(refused) == expected
 
 
 # --- the shapes ---------------------------------------------------------------------------------------------

@@ -42,8 +42,6 @@ class Tokens:
         token = call.parameters.get("ClientToken")
         if call.service != "ec2" or not token or not call.changes:
             return act()
-        if len(token) > 64 or not token.isascii():
-            raise Refusal("InvalidParameterValue", "The client token must be at most 64 ASCII characters")
         key = (call.region, call.action, token)
         said = json.dumps(
             {k: v for k, v in call.parameters.items() if k not in IGNORED}, sort_keys=True, default=str
