@@ -189,24 +189,15 @@ class Permissions:
             arn = attached["PolicyArn"]
             version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
             document = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
-<<<<<<< HEAD
             found.append(_document(document))
-        return found
-=======
-            found.append(json.loads(document) if isinstance(document, str) else document)
         return found + [MANAGED[name] for name in self.cloud.stacks.managed(role)]
->>>>>>> cloud
 
     def needs(self, call: Call) -> Iterator[Need]:
         """What a call takes. Services that are not looked into need their action on `*`."""
         looked_into = {
-<<<<<<< HEAD
             "cloudformation": _stack,
             "ec2": self._ec2,
-=======
-            "ec2": self._ec2,
             "ec2-instance-connect": _connect,
->>>>>>> cloud
             "s3": _s3,
             "scheduler": _scheduler,
             "ssm": _ssm,
