@@ -41,8 +41,8 @@ def command(
 ) -> None:
     """List machines; start, stop or terminate a rented one.
 
-    Those your runs use, and those you rent. Rented ones are found by their tags, whether or not a run here knows them: with what each costs, and
-    until when it runs at the latest.
+    Those your runs use, and those you rent, which are found by their tags whether or not a run here knows
+    them: with what each costs, and until when it runs at the latest.
 
     Example: ec2emo machines terminate v9-0611-1200-abc
     """
