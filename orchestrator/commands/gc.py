@@ -19,7 +19,7 @@ def command(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, a line for each.")] = False,
 ) -> None:
-    """Find, and with --yes remove, what no run of yours owns.
+    """Find what was rented and no run owns; --yes removes it.
 
     Machines, disks, templates, security groups, keys: by their tags, whatever became of the command that
     made them. What has a living run is never touched. A machine no record here knows of is written down

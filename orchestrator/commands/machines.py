@@ -39,10 +39,10 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout, a line for each.")] = False,
 ) -> None:
-    """List machines and what they cost; start, stop or end one.
+    """List machines; start, stop or terminate a rented one.
 
-    Rented ones are found by their tags, whether or not a run here knows them: with what each costs, and
-    until when it runs at the latest.
+    Those your runs use, and those you rent, which are found by their tags whether or not a run here knows
+    them: with what each costs, and until when it runs at the latest.
 
     Example: ec2emo machines terminate v9-0611-1200-abc
     """
