@@ -46,13 +46,9 @@ class Connections:
         asked = call.parameters
         given = [*asked.get("Filters", []), *asked.get("InstanceInformationFilterList", [])]
         wanted = [value for f in given for value in f.get("Values") or f.get("valueSet", [])]
+        online = {"PingStatus": "Online", "PlatformType": "Linux", "ResourceType": "EC2Instance"}
         told = [
-            {
-                "InstanceId": i.id,
-                "PingStatus": "Online",
-                "PlatformType": "Linux",
-                "ResourceType": "EC2Instance",
-            }
+            {"InstanceId": i.id, **online}
             for i in self.cloud.instances.all.values()
             if i.region == call.region and (not wanted or i.id in wanted) and self._online(i)
         ]
@@ -69,11 +65,8 @@ class Connections:
             raise Refusal("TargetNotConnected", f"{target} is not connected.")
         session = f"tester-{uuid.uuid4().hex[:17]}"
         self._sessions[session] = target
-        return {
-            "SessionId": session,
-            "TokenValue": "a-token",
-            "StreamUrl": f"{self.cloud.url}/session/{session}",
-        }
+        url = f"{self.cloud.url}/session/{session}"
+        return {"SessionId": session, "TokenValue": "a-token", "StreamUrl": url}
 
     def terminate_session(self, call: Call) -> dict[str, Any]:
         self._sessions.pop(call.parameters["SessionId"], None)
@@ -106,16 +99,11 @@ class Connections:
     def join(self, session: str, line: socket.socket) -> None:
         """Relay between a client and the instance of its session, until one of them has had enough."""
         instance = self.cloud.instances.all[self._sessions[session]]
+        if instance.state != "running":
+            return
         inner, outer = socket.socketpair()
-        sshd = instance.machine.enter(
-            "/usr/sbin/sshd",
-            "-i",
-            "-f",
-            "/run/sshd_config",
-            stdin=inner,
-            stdout=inner,
-            stderr=subprocess.DEVNULL,
-        )
+        ends = {"stdin": inner, "stdout": inner, "stderr": subprocess.DEVNULL}
+        sshd = instance.machine.enter("/usr/sbin/sshd", "-i", "-f", "/run/sshd_config", **ends)
         inner.close()
         there = threading.Thread(target=_copy, args=[line, outer], daemon=True)
         there.start()

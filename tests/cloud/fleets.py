@@ -14,6 +14,7 @@ from tests.cloud.wire import Call, Refusal
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
 
+OF_FLEETS = ("MaxPrice", "Priority", "WeightedCapacity")  # what of an override is no launch's
 MESSAGES = {
     "InsufficientInstanceCapacity": "There is no capacity available that matches your request.",
     "MaxSpotInstanceCountExceeded": "Max spot instance count exceeded",
@@ -110,13 +111,10 @@ class Fleets:
             template = self.cloud.templates.specification(call, named)
             for override in config.get("Overrides", []) or [{}]:
                 spec = {"LaunchTemplateSpecification": template, "Overrides": override}
-                over = {
-                    k: v for k, v in override.items() if k not in ("MaxPrice", "Priority", "WeightedCapacity")
-                }
-                zone = over.pop("AvailabilityZone", None)
-                asked = {"LaunchTemplate": named, "TagSpecifications": tags, **over}
+                asked = {k: v for k, v in override.items() if k not in OF_FLEETS}
+                asked |= {"LaunchTemplate": named, "TagSpecifications": tags}
                 asked["ClientToken"] = request.get("ClientToken", "")
-                if zone:
+                if zone := asked.pop("AvailabilityZone", None):
                     asked["Placement"] = {"AvailabilityZone": zone}
                 whole = self.cloud.launches.whole(call, asked)
                 cap = override.get("MaxPrice") or request.get("SpotOptions", {}).get("MaxTotalPrice")
@@ -148,19 +146,11 @@ class Fleets:
 
     def describe(self, call: Call) -> dict[str, Any]:
         """Instant fleets are told of only when they are asked for by id."""
-        asked = call.parameters.get("FleetIds", [])
-        unknown = [i for i in asked if i not in self.all]
-        if unknown:
-            raise Refusal("InvalidFleetId.NotFound", f"The fleet ID '{unknown[0]}' does not exist")
-        return {"Fleets": [self._describe(self.all[i]) for i in asked]}
+        return {"Fleets": [self._describe(f) for f in self._find(call.parameters.get("FleetIds", []))]}
 
     def _describe(self, fleet: Fleet) -> dict[str, Any]:
-        tags = [
-            t
-            for s in fleet.request.get("TagSpecifications", [])
-            if s["ResourceType"] == "fleet"
-            for t in s["Tags"]
-        ]
+        specified = fleet.request.get("TagSpecifications", [])
+        tags = [t for s in specified if s["ResourceType"] == "fleet" for t in s["Tags"]]
         told = {
             "FleetId": fleet.id,
             "FleetState": fleet.state,
@@ -177,24 +167,23 @@ class Fleets:
     def delete(self, call: Call) -> dict[str, Any]:
         """Deleting an instant fleet terminates its instances, whatever one hoped."""
         done = []
-        for fleet_id in call.parameters["FleetIds"]:
-            if fleet_id not in self.all:
-                raise Refusal("InvalidFleetId.NotFound", f"The fleet ID '{fleet_id}' does not exist")
+        for fleet in self._find(call.parameters["FleetIds"]):
             if not call.parameters.get("TerminateInstances"):
                 raise Refusal(
                     "InvalidRequest", "Instant fleets can only be deleted together with their instances."
                 )
-            fleet = self.all[fleet_id]
             for instance in fleet.instances:
                 self.cloud.instances.end(self.cloud.instances.all[instance], BY_USER, "")
-            told = {
-                "FleetId": fleet_id,
-                "PreviousFleetState": fleet.state,
-                "CurrentFleetState": "deleted_terminating",
-            }
-            fleet.state = "deleted_terminating"
+            before, fleet.state = fleet.state, "deleted_terminating"
+            told = {"FleetId": fleet.id, "PreviousFleetState": before, "CurrentFleetState": fleet.state}
             done.append(told)
         return {"SuccessfulFleetDeletions": done, "UnsuccessfulFleetDeletions": []}
+
+    def _find(self, names: list[str]) -> list[Fleet]:
+        for name in names:
+            if name not in self.all:
+                raise Refusal("InvalidFleetId.NotFound", f"The fleet ID '{name}' does not exist")
+        return [self.all[name] for name in names]
 
 
 def _entry(spec: dict[str, Any], market: str) -> dict[str, Any]:

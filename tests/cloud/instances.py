@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import socket
+import threading
+import traceback
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -98,6 +100,7 @@ class Instances:
         self.all: dict[str, Instance] = {}
         self.delays = Delays()
         self.stillborn = ""  # a StateReason that the next instance dies of before it runs
+        self._ending: list[threading.Thread] = []
         self._net = random.SystemRandom().randrange(64, 127)
 
     def answers(self) -> dict[str, Callable[[Call], dict[str, Any] | None]]:
@@ -141,12 +144,12 @@ class Instances:
             return
         delay = 0.0 if instance.state == "stopped" else self.delays.ending
         self._leave(instance, "shutting-down", reason, transition)
-        self.cloud.clock.after(delay, lambda: self._terminated(instance))
+        self.cloud.clock.after(delay, lambda: self._power_off(instance, self._terminated))
 
     def halt(self, instance: Instance, reason: Reason, transition: str) -> None:
         """Stopping, then stopped; the disk stays."""
         self._leave(instance, "stopping", reason, transition)
-        self.cloud.clock.after(self.delays.stopping, lambda: self._stopped(instance))
+        self.cloud.clock.after(self.delays.stopping, lambda: self._power_off(instance, self._stopped))
 
     def interrupt(self, instance: Instance) -> None:
         """The two-minute notice of a spot instance, and what follows."""
@@ -169,6 +172,8 @@ class Instances:
         return due
 
     def close(self) -> None:
+        for thread in self._ending:
+            thread.join()
         for instance in self.all.values():
             instance.machine.stop(grace=0)
             instance.machine.discard()
@@ -199,8 +204,11 @@ class Instances:
                 instance.machine.start(self._seed(instance))
 
     def _power_cycle(self, instance: Instance) -> None:
-        instance.machine.stop()
-        instance.machine.start(self._seed(instance))
+        self._power_off(instance, self._again)
+
+    def _again(self, instance: Instance, at: float) -> None:
+        if instance.state == "running":
+            instance.machine.start(self._seed(instance))
 
     def _leave(self, instance: Instance, state: str, reason: Reason, transition: str) -> None:
         """Out of running: from here on nothing is to be paid for the time."""
@@ -209,14 +217,14 @@ class Instances:
             instance.paid[-1][1] = self.cloud.clock.now()
         self._become(instance, state)
 
-    def _stopped(self, instance: Instance) -> None:
+    def _stopped(self, instance: Instance, at: float) -> None:
         if instance.state == "stopping":
-            self._power_off(instance)
+            self._silence(instance)
             self.cloud.moto.client("ec2", instance.region).stop_instances(InstanceIds=[instance.id])
-            self._become(instance, "stopped")
+            self._become(instance, "stopped", at)
 
-    def _terminated(self, instance: Instance) -> None:
-        self._power_off(instance)
+    def _terminated(self, instance: Instance, at: float) -> None:
+        self._silence(instance)
         instance.machine.discard()
         moto = self.cloud.moto.client("ec2", instance.region)
         interfaces = instance.interfaces(self.cloud)
@@ -224,18 +232,39 @@ class Instances:
         moto.terminate_instances(InstanceIds=[instance.id])
         for interface in interfaces:  # moto would keep them for ever
             moto.delete_network_interface(NetworkInterfaceId=interface["NetworkInterfaceId"])
-        self._become(instance, "terminated")
+        self._become(instance, "terminated", at)
 
-    def _power_off(self, instance: Instance) -> None:
+    def _power_off(self, instance: Instance, then: Callable[[Instance, float], None]) -> None:
+        """What runs in it may take its time to end, and may need the cloud for that.
+
+        `then` is told when the end began: how long it takes is no time of the cloud's clock.
+        """
         if instance.shutdown is not None:
             instance.shutdown.cancel()
-        instance.machine.stop()
+        now = self.cloud.clock.now()
+        if instance.machine.process is None:
+            then(instance, now)
+            return
+
+        def off() -> None:
+            try:
+                instance.machine.stop()
+                with self.cloud.lock:
+                    then(instance, now)
+            except Exception:  # noqa: BLE001 - told when the cloud is closed
+                self.cloud.errors.append(traceback.format_exc())
+
+        self._ending = [thread for thread in self._ending if thread.is_alive()]
+        self._ending.append(threading.Thread(target=off, name=f"{instance.id} ends"))
+        self._ending[-1].start()
+
+    def _silence(self, instance: Instance) -> None:
         if instance.imds is not None:
             instance.imds.close()
             instance.imds = None
 
-    def _become(self, instance: Instance, state: str) -> None:
-        instance.state, instance.since = state, self.cloud.clock.now()
+    def _become(self, instance: Instance, state: str, at: float | None = None) -> None:
+        instance.state, instance.since = state, self.cloud.clock.now() if at is None else at
 
     def _seed(self, instance: Instance) -> dict[str, Any]:
         """What the instance knows of itself when it boots."""

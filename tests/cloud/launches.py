@@ -13,6 +13,7 @@ from tests.cloud.market import ON_DEMAND, SPOT, Pool
 from tests.cloud.wire import Call, Refusal, refusal
 
 if TYPE_CHECKING:
+    from tests.cloud.amis import Ami
     from tests.cloud.cloud import Cloud
     from tests.cloud.instances import Instance
 
@@ -31,6 +32,7 @@ MOTO_TAKES = {
     "SecurityGroupIds",
     "SecurityGroups",
 }
+BY_EC2 = ("Server.InternalError", "Server.InternalError: Internal error on launch")
 TAGGED = ("instance", "volume", "network-interface", "spot-instances-request")
 
 
@@ -69,13 +71,11 @@ class Launches:
             try:
                 begun.append(self.start(call, request, market, float(cap) if cap else None))
             except Refusal:
-                if number < least:
-                    for instance in begun:
-                        self.cloud.instances.end(
-                            instance, ("Server.InternalError", "Server.InternalError"), ""
-                        )
-                    raise
-                break
+                if number >= least:
+                    break
+                for instance in begun:
+                    self.cloud.instances.end(instance, BY_EC2, "")
+                raise
         for instance in begun:
             instance.launch.reservation = begun[0].launch.reservation
         (reservation,) = self.cloud.descriptions.reservations(call.region, begun)
@@ -168,23 +168,17 @@ class Launches:
         moto = self.cloud.moto.client("ec2", call.region)
         if asked := request.get("SubnetId"):
             try:
-                (found,) = moto.describe_subnets(SubnetIds=[asked])["Subnets"]
+                found = moto.describe_subnets(SubnetIds=[asked])["Subnets"]
             except ClientError as e:
                 raise refusal(e) from e
-            return asked, found["AvailabilityZone"]
-        defaults = {
-            s["AvailabilityZone"]: s["SubnetId"]
-            for s in moto.describe_subnets(Filters=[{"Name": "default-for-az", "Values": ["true"]}])[
-                "Subnets"
-            ]
-        }
+            return asked, found[0]["AvailabilityZone"]
+        default = [{"Name": "default-for-az", "Values": ["true"]}]
+        found = moto.describe_subnets(Filters=default)["Subnets"]
+        defaults = {s["AvailabilityZone"]: s["SubnetId"] for s in found}
         zone = request.get("Placement", {}).get("AvailabilityZone")
         if zone is None:
-            free = [
-                z
-                for z in sorted(offered)
-                if self.cloud.market.capacity.of(Pool(pool.type, z, pool.market)) != 0
-            ]
+            room = self.cloud.market.capacity.of
+            free = [z for z in sorted(offered) if room(Pool(pool.type, z, pool.market)) != 0]
             zone = (free or sorted(offered) or sorted(defaults))[0]
         if zone not in defaults:
             raise Refusal("InvalidParameterValue", f"Invalid availability zone: [{zone}]")
@@ -214,7 +208,7 @@ def _merged(below: list[dict[str, Any]], above: list[dict[str, Any]]) -> list[di
     ]
 
 
-def _check_disk(request: dict[str, Any], ami: Any) -> None:
+def _check_disk(request: dict[str, Any], ami: Ami) -> None:
     for mapping in request.get("BlockDeviceMappings", []):
         size = mapping.get("Ebs", {}).get("VolumeSize")
         if mapping["DeviceName"] == ami.root and size is not None and size < ami.size:

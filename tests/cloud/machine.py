@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ class Machine:
         self.mounts = {**image.mounts, **mounts}
         self.process: subprocess.Popen[bytes] | None = None
         self.frozen = False
+        self._stopping = threading.Lock()
         for name in ("disk", "work", "root", "image"):
             (folder / name).mkdir(parents=True)
 
@@ -76,21 +78,22 @@ class Machine:
                 self.process.stdin.write(words.encode() + b"\n")
                 self.process.stdin.flush()
 
-    def stop(self, grace: float = 3.0) -> None:
+    def stop(self, grace: float = 25.0) -> None:
         """Power off as the button does: politely, then without waiting (grace, seconds)."""
-        if self.process is None:
-            return
-        if grace and not self.frozen:
-            self.order("poweroff")
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(grace)
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process = None
+        with self._stopping:
+            if self.process is None:
+                return
+            if grace and not self.frozen:
+                self.order("poweroff")
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(grace)
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            assert self.process.stdin is not None
+            with suppress(BrokenPipeError):
+                self.process.stdin.close()
+            self.process = None
 
     def enter(self, *argv: str, **how: Any) -> subprocess.Popen[bytes]:
         """A process in the instance, as root, started from out here."""

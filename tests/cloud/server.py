@@ -6,6 +6,7 @@ import contextlib
 import socket
 import sys
 import threading
+import traceback
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -81,6 +82,7 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
         self._open: set[socket.socket] = set()
         handler = type("CloudHandler", (Handler,), {"cloud": cloud})
         super().__init__(("127.0.0.1", 0), handler)
@@ -90,7 +92,7 @@ class Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         """A connection that the client has closed is no news; anything else fails the test that is on."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
+            self.cloud.errors.append(traceback.format_exc())
 
     def process_request(self, request: Any, client_address: Any) -> None:
         self._open.add(request)

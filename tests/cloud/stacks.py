@@ -22,11 +22,12 @@ class Stack:
     """What the cloud keeps of a stack beside moto: its template, and what it made of it itself."""
 
     template: dict[str, Any]
-    resources: dict[str, tuple[str, str]] = field(default_factory=dict)  # logical id -> (type, physical id)
-    managed: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # physical id of a role -> ARNs of its policies
-    failed: str = ""  # why it could not be deleted
+    # By logical id: type and physical id.
+    resources: dict[str, tuple[str, str]] = field(default_factory=dict)
+    # By the physical id of a role: ARNs of AWS's own policies.
+    managed: dict[str, list[str]] = field(default_factory=dict)
+    # Why it could not be deleted.
+    failed: str = ""
 
 
 class Stacks:

@@ -169,6 +169,16 @@ def test_stop_and_start_keep_the_disk_and_run_user_data_no_more(account: Account
     assert code(refused) == "InvalidInstanceID.NotFound"
 
 
+def test_a_reboot_keeps_address_disk_and_price_and_is_another_boot(account: Account) -> None:
+    instance = account.launch()
+    boot = "cat /proc/sys/kernel/random/boot_id"
+    address, booted = instance.address, account.reached(instance, f"echo kept >~/file; {boot}")
+    account.ec2.reboot_instances(InstanceIds=[instance.id])
+    eventually(lambda: account.ssh(instance, boot).stdout not in ("", booted))
+    assert account.reached(instance, "cat ~/file") == "kept\n"
+    assert (instance.address, len(instance.paid)) == (address, 1)
+
+
 def test_termination_asks_processes_to_end_and_leaves_none(account: Account) -> None:
     instance = account.launch()
     account.reached(instance, "setsid sh -c 'trap \"echo bye >/dev/console; exit\" TERM; sleep 1000 & wait' "

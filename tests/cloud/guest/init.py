@@ -25,6 +25,7 @@ ORDERS = Path("/run/initctl")
 STATES = Path("/run/systemd/units")
 WANTED = Path("/etc/systemd/system/multi-user.target.wants")
 SSH = "ssh.service"
+PATIENCE = 20.0  # seconds that processes have to end in when they are asked to
 SSHD = ["/usr/sbin/sshd", "-D", "-e", "-f", "/run/sshd_config"]
 SSHD_CONFIG = """
 ListenAddress {address}
@@ -91,7 +92,7 @@ class Services:
                 return
             del self.pids[name]
             (STATES / name).unlink()
-        service = _service(name) if name != SSH else {"restart": "always", "restartsec": "0.02"}
+        service = _service(name) if name != SSH else {"restart": "always", "restartsec": "0.1"}
         if name in self.wanted and service.get("restart", "no") != "no":
             pause = float(service.get("restartsec", "0.1").rstrip("s"))
             threading.Timer(pause, lambda: name in self.wanted and self.start(name)).start()
@@ -180,7 +181,8 @@ def obey_systemctl(services: Services) -> None:
 def power_off() -> None:
     """As systemd does: ask everybody to end, wait for them, then wait no longer."""
     os.kill(-1, signal.SIGTERM)
-    for _ in range(100):
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
         if not any(p.name.isdigit() and p.name != "1" for p in Path("/proc").iterdir()):
             break
         time.sleep(0.02)
