@@ -97,7 +97,7 @@ def test_folds_that_cannot_be_are_refused_in_one_sentence(tmp_path: Path) -> Non
         folds.held_out(clips.check(tmp_path), "speaker", 4, 42)
     with pytest.raises(DataError, match="fold 1 of 2 would leave too few clips of sad"):
         folds.held_out(clips.check(tmp_path), "clip", 2, 42)
-    clip(tmp_path, "y.npz", emotion="calm", features=np.eye(9, 3))
+    clip(tmp_path, "y.npz", emotion="calm", features=np.eye(12, 3))
     with pytest.raises(DataError, match=r"the speaker of y\.npz is unknown: divide by clip"):
         dataset.divide(packed_of(tmp_path), "speaker", 42, fold=(1, 3))
 
