@@ -1,7 +1,8 @@
-"""What a run's best model is worth on other data: they come to the run's machine, and we ask there."""
+"""What best models are worth, asked where they lie: one on other data, the folds of a division together."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import bundle as bundles
@@ -49,3 +50,13 @@ def assess(run: Run, shell: Shell, named: str, report: Report | None, telling: T
         )
     telling.phase(f"evaluating {run.id} on {run.machine.name}")
     return remote.examine(shell, run, code, place)
+
+
+def pool(runs: Sequence[Run], shell: Shell) -> dict[str, Any]:
+    """The answer of `trainer.pool` for folds that lie on one machine. Raises every Ec2emoError."""
+    first = runs[0]
+    assert first.machine is not None
+    bundle = bundles.make()
+    facts = remote.probe(shell, first.machine, bundle, "-")
+    remote.send_code(shell, facts, bundle)
+    return remote.pool(shell, runs, remote.code_dir(facts, bundle))

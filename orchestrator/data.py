@@ -42,6 +42,17 @@ def refuse_fatal(report: clips.Report) -> None:
         raise BadRequest(f"these data cannot be trained on: {why}")
 
 
+def refuse_folds(report: clips.Report, split: str, count: int, seed: int) -> None:
+    """Raises BadRequest when the clips cannot be divided into so many folds."""
+    # Imported here: numpy's dearer half, which most commands do not need.
+    from trainer.clips import folds
+
+    try:
+        folds.held_out(report, split, count, seed)
+    except clips.DataError as e:
+        raise BadRequest(f"these data cannot be cross-validated: {e}") from e
+
+
 def _memory(folder: Path, store: Store) -> Path:
     name = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return store.root / "cache" / f"clips-{name}.json"

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -169,10 +169,33 @@ def check_data_there(shell: Shell, facts: Facts, code: str, python: str, folder:
     return _json(_checked(shell, argv, f"{folder} could not be looked at", facts, timeout=DATA_PATIENCE))
 
 
+def feature_folders(shell: Shell, folders: Sequence[str]) -> list[tuple[str, int]]:
+    """Those of the folders that hold feature files, as absolute paths without links, and how many files."""
+    script = (
+        'for d; do case $d in "~/"*) d=$HOME/${d#"~/"};; esac; cd "$d" 2>/dev/null || continue; '
+        'printf "%s %s\\n" "$(find -L . -type f \\( -name "*.npz" -o -name "*.npy" \\) 2>/dev/null | wc -l)" '
+        '"$(pwd -P)"; done'
+    )
+    answer = shell.run(["sh", "-c", script, "feature_folders", *folders], timeout=DATA_PATIENCE)
+    rows = [line.split(maxsplit=1) for line in answer.out.decode("utf-8", "replace").splitlines()]
+    counted = {row[1]: int(row[0]) for row in rows if len(row) == 2 and row[0].isdecimal()}
+    return [(path, count) for path, count in counted.items() if count]
+
+
 def examine(shell: Shell, run: Run, code: str, data: str) -> dict[str, Any]:
     """What the run's best model is worth on data there. Raises BadRequest when they do not fit it."""
-    argv = ["env", f"PYTHONPATH={code}", str(run.python), "-P", "-m", "trainer.examine", run.folder, data]
-    answer = shell.run(argv, timeout=None)
+    return _evaluated(shell, run, code, "trainer.examine", run.folder, data)
+
+
+def pool(shell: Shell, runs: Sequence[Run], code: str) -> dict[str, Any]:
+    """What folds say of the clips they held out. Raises BadRequest while there is nothing to say."""
+    return _evaluated(shell, runs[0], code, "trainer.pool", *(run.folder for run in runs))
+
+
+def _evaluated(shell: Shell, run: Run, code: str, module: str, *argv: str) -> dict[str, Any]:
+    answer = shell.run(
+        ["env", f"PYTHONPATH={code}", str(run.python), "-P", "-m", module, *argv], timeout=None
+    )
     if answer.code == 2:
         raise BadRequest(answer.last_error, run=run.id)
     if answer.code != 0:

@@ -55,6 +55,11 @@ class Run:
         known = max((a.number for a in self.attempts if a.number), default=0)
         return known if not self.attempts or self.attempts[-1].number else known + 1
 
+    @property
+    def group(self) -> str | None:
+        """What the cross-validation is called that this run is a fold of; None when it is none."""
+        return None if self.spec.fold is None else self.id.removesuffix(f"-f{self.spec.fold}")
+
     def with_attempt(self, asked: Asked) -> Run:
         """With one more attempt, or the last one again with its number."""
         kept = tuple(a for a in self.attempts if a.token != asked.token)
@@ -93,6 +98,23 @@ def new_id(tag: str, name: str | None) -> str:
             f"{name!r:.80} cannot name a run: use small letters, digits, - and _, at most 63 characters"
         )
     return name
+
+
+def folded(run: Run, count: int) -> list[Run]:
+    """A run for each of `count` folds, called NAME-f1, NAME-f2…; each waits for those before it."""
+    ids = [f"{run.id}-f{fold}" for fold in range(1, count + 1)]
+    if not NAME.fullmatch(ids[-1]):
+        raise BadRequest(f"{run.id!r:.80} is too long a name for {count} folds: choose a shorter --name")
+    return [
+        dataclasses.replace(
+            run,
+            id=one,
+            spec=dataclasses.replace(
+                run.spec, run=one, uid=new_token(), fold=i + 1, folds=count, after=ids[:i]
+            ),
+        )
+        for i, one in enumerate(ids)
+    ]
 
 
 def new_token() -> str:

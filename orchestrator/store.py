@@ -134,6 +134,25 @@ class Store:
             raise BadRequest(f"there is no run called {named!r:.80}: 'ec2emo runs' lists them")
         return self.load(matches[0])
 
+    def folds(self, named: str | None) -> list[Run]:
+        """The runs of a cross-validation in the order of their folds, by its name or the beginning of it, by
+        one of its runs, or the latest when nothing is named. Raises BadRequest.
+        """
+        groups: dict[str, list[Run]] = {}
+        for run in self.all()[0]:
+            if run.group is not None:
+                groups.setdefault(run.group, []).append(run)
+        if not groups:
+            raise BadRequest("there is no cross-validation yet: 'ec2emo deploy RECIPE --folds K' starts one")
+        if named is None:
+            return groups[max(groups, key=lambda name: groups[name][-1].created)]
+        exact = [g for g, those in groups.items() if g == named or named in [run.id for run in those]]
+        matches = exact or sorted(g for g in groups if g.startswith(named))
+        if len(matches) != 1:
+            what = f"begins {len(matches)} cross-validations" if matches else "names no cross-validation"
+            raise BadRequest(f"{named!r:.80} {what}: there are {', '.join(sorted(groups)[-5:])}")
+        return sorted(groups[matches[0]], key=lambda run: run.spec.fold or 0)
+
     def _seen(self, run_id: str) -> Path:
         return self.dir(run_id).root / "seen.json"
 

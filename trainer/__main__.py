@@ -16,6 +16,7 @@ from pathlib import Path
 from trainer.contract import Attempt, ContractError, Ended, RunDir, Spec, Started, Status
 from trainer.eventlog import EventLog
 from trainer.imports import without
+from trainer.training import turn
 from trainer.training.beginning import Beginning, begin, best_of
 from trainer.training.stopping import RunFailed, Stop, StopRequested
 
@@ -55,6 +56,7 @@ def _attempt(run: RunDir, spec: Spec, attempt: Attempt, log: EventLog, stop: Sto
             beginning = begin(run, spec, attempt)
         finally:
             log.append(_started(spec, attempt, beginning))
+        turn.wait(run, spec.after, log)
         # TensorFlow's C++ side says much that concerns nobody, unless somebody asked for it.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -11,9 +11,11 @@ import typer
 
 from orchestrator import bundle, data, providers, settings, start, view
 from orchestrator import run as runs
+from orchestrator import search as search_
 from orchestrator.commands.monitor import watch
 from orchestrator.errors import BadRequest, Ec2emoError
 from orchestrator.follow import Follower
+from orchestrator.progress import Snapshot
 from orchestrator.run import Run, describe
 from orchestrator.settings import Settings, is_folder
 from orchestrator.store import Store
@@ -34,6 +36,12 @@ def command(
         str | None,
         typer.Option("--data", help="A folder of features, remote:PATH on the machine, or demo (synthetic)."),
     ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="List the features in usual folders, and ask which.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask where one answer alone makes sense.")
+    ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="The most epochs to train.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
     set_: Annotated[
@@ -41,6 +49,10 @@ def command(
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="speaker (none on both sides) or clip; speaker where they are known.")
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(min=2, help="Train K runs, one after another: each holds another part out."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, the weights and the order of clips.")] = 42,
     name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
@@ -60,14 +72,18 @@ def command(
     here = settings.read()
     where = _where(on, here)
     key = str(identity) if identity else here.identity
+    if search and data_:
+        raise BadRequest("--search looks for data, --data names them: choose one of the two")
     named = data_ or here.data
-    if named is None:
+    if named is None and not search:
         raise BadRequest(data.THREE_WAYS)
     providers.wish_for(where, key)  # what cannot be is refused before the data are looked at
     if split not in (None, "speaker", "clip"):
         raise BadRequest(f"--split is speaker or clip, not {split!r:.40}")
     run_id = runs.new_id(chosen.TAG, name)
     store = Store()
+    if search or named is None:
+        named = search_.choose(store, where, key, yes=yes)
     report = _look(named, where, store)
     spec = contract.Spec(
         run=run_id,
@@ -84,25 +100,57 @@ def command(
     )
     place = str(data.folder_of(named, store)) if is_folder(named) else named
     run = Run(run_id, spec, where=where, data=place, created=time.time())
+    if folds and report:
+        data.refuse_folds(report, spec.split, folds, seed)
     if plan:
-        _show_plan(run, report, json=json)
+        _show_plan(run, report, folds, json=json)
         return
-    started(_begin(store, run, key, report), follow=follow, json=json)
+    all_ = runs.folded(run, folds) if folds else [run]
+    followers = _begin(store, all_, key, report)
+    if folds:
+        _folds_started(run.id, followers, follow=follow, json=json)
+    else:
+        started(followers[0], follow=follow, json=json)
 
 
-def _begin(store: Store, run: Run, key: str | None, report: Report | None) -> Follower:
-    """The run's first start."""
-    store.create(run)
-    attempt = contract.Attempt(number=0, token=runs.new_token())
-    try:
-        with view.progress(f"{run.id} on {run.where}", unit="bytes") as telling:
-            run, shell = start.begin(
-                store, run, attempt, key=key, report=report, telling=start.Telling(telling.phase, telling)
-            )
-    except Ec2emoError:
-        view.say(f"{run.id} is written down: once that is mended, 'ec2emo resume {run.id}' goes on with it")
-        raise
-    return Follower(store, run, shell)
+def _begin(store: Store, all_: list[Run], key: str | None, report: Report | None) -> list[Follower]:
+    """The first start of each run; all are written down before any is started."""
+    for run in all_:
+        store.create(run)
+    followers: list[Follower] = []
+    for run in all_:
+        attempt = contract.Attempt(number=0, token=runs.new_token())
+        try:
+            with view.progress(f"{run.id} on {run.where}", unit="bytes") as telling:
+                begun, shell = start.begin(
+                    store, run, attempt, key=key, report=report, telling=start.Telling(telling.phase, telling)
+                )
+        except Ec2emoError:
+            for left in all_[len(followers) :]:
+                view.say(
+                    f"{left.id} is written down: once that is mended, 'ec2emo resume {left.id}' goes on "
+                    "with it"
+                )
+            raise
+        shell.close()
+        followers.append(Follower(store, begun))
+    return followers
+
+
+def _folds_started(group: str, followers: list[Follower], *, follow: bool, json: bool) -> None:
+    """What deploy does once all folds are launched; each waits on the machine for its turn."""
+    if follow:
+        for follower in followers:
+            watch(follower, json=json, log_lines=4)
+    elif json:
+        view.json_line({"folds": group, "runs": [_brief(follower.once()) for follower in followers]})
+        for follower in followers:
+            follower.close()
+    else:
+        started(followers[0], follow=False, json=False)
+        others = ", ".join(follower.run.id for follower in followers[1:])
+        view.say(f"{others} wait on the machine for their turn")
+    view.say(f"'ec2emo evaluate {group} --folds' shows what all folds are worth together")
 
 
 def started(follower: Follower, *, follow: bool, json: bool) -> None:
@@ -118,10 +166,14 @@ def started(follower: Follower, *, follow: bool, json: bool) -> None:
     finally:
         follower.close()
     if json:
-        body = snapshot.to_dict()
-        view.json_line({k: body[k] for k in ("run", "recipe", "machine", "state", "attempt")})
+        view.json_line(_brief(snapshot))
         return
     view.show(snapshot)
+
+
+def _brief(snapshot: Snapshot) -> dict[str, Any]:
+    body = snapshot.to_dict()
+    return {k: body[k] for k in ("run", "recipe", "machine", "state", "attempt")}
 
 
 def _recipe(name: str, settings_: list[str]) -> tuple[recipes.Recipe, dict[str, Any]]:
@@ -171,7 +223,7 @@ def _split(report: Report | None) -> str:
     return "speaker" if report.every_speaker_known else "clip"
 
 
-def _show_plan(run: Run, report: Report | None, *, json: bool) -> None:
+def _show_plan(run: Run, report: Report | None, folds: int | None, *, json: bool) -> None:
     body = {
         **describe(run),
         "data": run.data,
@@ -179,6 +231,7 @@ def _show_plan(run: Run, report: Report | None, *, json: bool) -> None:
         "bytes": sum(c.bytes for c in report.used) if report else None,
         "synthetic": run.spec.synthetic,
         "split": run.spec.split or None,
+        "folds": folds,
         "epochs": run.spec.epochs,
         "batch_size": run.spec.batch_size,
         "seed": run.spec.seed,

@@ -2,7 +2,15 @@
 
 from orchestrator.view.bars import Report, progress
 from orchestrator.view.live import follow, show
-from orchestrator.view.reports import data_report, doctor_table, evaluation, plan, recipe_page, recipes_table
+from orchestrator.view.reports import (
+    data_report,
+    doctor_table,
+    evaluation,
+    folds,
+    plan,
+    recipe_page,
+    recipes_table,
+)
 from orchestrator.view.status import status_block
 from orchestrator.view.tables import files_table, machines_table, runs_table
 from orchestrator.view.terminal import ask, confirm, data, error, json_line, say
@@ -18,6 +26,7 @@ __all__ = [
     "error",
     "evaluation",
     "files_table",
+    "folds",
     "follow",
     "json_line",
     "machines_table",

@@ -9,12 +9,13 @@ from rich.cells import cell_len
 
 from orchestrator.view import figures
 from orchestrator.view.layout import BLANK, Item, Page
-from orchestrator.view.tables import classes_table
+from orchestrator.view.tables import classes_table, folds_table
 from orchestrator.view.terminal import paper, put
 from orchestrator.view.text import clip, plain, plain_lines, words
 
 NAMES = 5  # paths shown of each problem
 ALL = 1000  # lines; a report leaves nothing out
+SCORES = (("accuracy", "accuracy"), ("uar", "uar"), ("macro f1", "macro_f1"))
 
 _CHECKS: dict[str, tuple[str, str]] = {
     "ok": ("✓ ", "bold green"),
@@ -95,6 +96,44 @@ def evaluation(body: Mapping[str, Any]) -> None:
     classes_table(body["per_class"], body["confusion"])
 
 
+def folds(body: Mapping[str, Any]) -> None:
+    """What `evaluate --folds --json` says."""
+    _print(lambda page: _folds_head(page, body))
+    folds_table(body["folds"])
+    _print(lambda page: _folds_together(page, body))
+    classes_table(body["pooled"]["per_class"], body["pooled"]["confusion"])
+
+
+def _folds_head(page: Page, body: Mapping[str, Any]) -> Iterator[Item]:
+    if body["synthetic"]:
+        yield page.sentence(("SYNTHETIC", "bold reverse"), ": the figures say nothing about real speech")
+    scored = f"{len(body['folds'])} of {body['of']} folds by {body['split']}, of {body['recipe']}"
+    yield page.sentence((body["run"], "bold"), f": {scored}", lines=ALL)
+    if body["missing"]:
+        names = ", ".join(body["missing"])
+        yield page.hanging(words(_CHECKS["warn"]), words(f"not evaluated yet: {names}"), lines=ALL)
+    yield BLANK
+
+
+def _folds_together(page: Page, body: Mapping[str, Any]) -> Iterator[Item]:
+    pooled, sure = body["pooled"], body["pooled"]["intervals"]
+    yield BLANK
+    for label, key in SCORES:
+        low, high = map(figures.number, sure[key])
+        mean, spread = figures.number(body["mean"][key]), body["deviation"][key]
+        told = f"  {low} to {high}   folds {mean}" + (f" ± {figures.number(spread)}" if spread else "")
+        yield page.field(label, words((figures.number(pooled[key]), "bold"), told), lines=ALL)
+    yield page.field("intervals", words(_drawn(sure)))
+    yield page.field("clips", words(f"{pooled['n']:,} held out, which chose nothing"))
+    yield page.field("best", words(f"{body['best']}, if only because its clips are easy"), lines=ALL)
+    yield BLANK
+
+
+def _drawn(sure: Mapping[str, Any]) -> str:
+    what = f"{sure['speakers']} speakers" if sure["resampled"] == "speakers" else "clips"
+    return f"{sure['level']:.0%}, {sure['resamples']} resamples of {what}"
+
+
 def _evaluated(page: Page, body: Mapping[str, Any]) -> Iterator[Item]:
     """From the caution on top to the line above the table of classes."""
     if body["synthetic"]:
@@ -102,11 +141,10 @@ def _evaluated(page: Page, body: Mapping[str, Any]) -> Iterator[Item]:
     yield page.sentence((body["run"], "bold"), f", epoch {body['epoch']}, on {body['data']}", lines=ALL)
     yield BLANK
     sure = body["intervals"]
-    for label, key in (("accuracy", "accuracy"), ("uar", "uar"), ("macro f1", "macro_f1")):
+    for label, key in SCORES:
         low, high = map(figures.number, sure[key])
         yield page.field(label, words((figures.number(body[key]), "bold"), f"  {low} to {high}"))
-    drawn = f"{sure['speakers']} speakers" if sure["resampled"] == "speakers" else "clips"
-    yield page.field("intervals", words(f"{sure['level']:.0%}, {sure['resamples']} resamples of {drawn}"))
+    yield page.field("intervals", words(_drawn(sure)))
     yield page.field("clips", words(_counted(body)), lines=ALL)
     if body["absent"]:
         yield page.field("absent", words(", ".join(body["absent"])), lines=ALL)

@@ -137,7 +137,9 @@ class _Items:
             return "the trainer's first word" + (f" ({reason})" if reason else "")
         host = f" on {progress.host}" if progress.host else ""
         if progress.dataset is None:
-            return f"the data to be read; the trainer has started{host}"
+            turn = ", ".join(self.snapshot.run.spec.after)
+            first = f"its turn, when {turn} ended, and " if turn else ""
+            return f"{first}the data to be read; the trainer has started{host}"
         return f"the first epoch: {progress.dataset.train} clips{host}"
 
     def epochs(self) -> Iterator[Item]:
@@ -218,10 +220,11 @@ class _Items:
         found = self.progress.dataset
         if found is None:
             return
+        held_out = f", {found.test} held out" if found.test else ""
         left_out = f", {found.skipped} left out" if found.skipped else ""
         shared = f", {found.shared_speakers} speakers on both sides" if found.shared_speakers else ""
         text = (
-            f"{found.train} train, {found.val} val{left_out}, {len(found.classes)} classes, "
+            f"{found.train} train, {found.val} val{held_out}{left_out}, {len(found.classes)} classes, "
             f"{found.frames} × {found.dim}, by {found.split}{shared}"
         )
         yield self.page.field("data", words(text), rank=6)

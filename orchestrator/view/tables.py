@@ -82,6 +82,22 @@ def files_table(rows: Iterable[tuple[str, str, int, str]]) -> None:
     _table(columns, ((role, path, figures.size(count), digest[:12]) for role, path, count, digest in rows))
 
 
+def folds_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Folds, as `evaluate --folds --json` prints them."""
+    columns = [
+        Column("fold", right=True),
+        Column("run", 1),
+        Column("epoch", 3, right=True),
+        Column("clips", 2, right=True),
+        Column("speakers", 4, right=True),
+        Column("accuracy", right=True),
+        Column("uar", 1, right=True),
+        Column("macro_f1", 5, right=True),
+    ]
+    described = [{**row, "clips": row["n"]} for row in rows]
+    _table(columns, ([_cell(c.key, row[c.key]) for c in columns] for row in described))
+
+
 def classes_table(per_class: Mapping[str, Mapping[str, Any]], confusion: Sequence[Sequence[int]]) -> None:
     """Each class with its figures, and what its clips were most often taken for instead."""
     columns = [
@@ -116,7 +132,7 @@ def _cell(key: str, value: Any) -> Styled:
     if key == "state" and value in LOOKS:
         sign, style = LOOKS[cast(State, value)]
         return f"{sign} {value}", style
-    if key == "best":
+    if key in ("best", "accuracy", "uar", "macro_f1"):
         return figures.number(value)
     if key.endswith("_seconds"):
         return f"{figures.age(value)} ago"

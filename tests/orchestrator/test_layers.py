@@ -22,7 +22,7 @@ ORCHESTRATOR = (
     ("__main__",),
     ("cli",),
     ("commands",),
-    ("assess",),
+    ("assess", "search"),
     ("start", "follow", "fetch", "view"),
     ("remote", "data", "landing"),
     ("connect", "providers", "bundle"),
@@ -32,7 +32,7 @@ ORCHESTRATOR = (
     ("machine", "errors"),
 )
 TRAINER = (
-    ("__main__", "examine"),
+    ("__main__", "examine", "pool"),
     ("training",),
     ("artifacts", "recipes"),
     ("data", "scores"),

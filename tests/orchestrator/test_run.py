@@ -119,3 +119,16 @@ def test_what_every_answer_begins_with() -> None:
 
 def test_a_token_is_new_each_time() -> None:
     assert len({runs.new_token() for _ in range(100)}) == 100
+
+
+def test_a_cross_validation_is_a_run_for_each_fold_that_waits_for_those_before() -> None:
+    whole = Run("cv", SPEC, where="local", data="/d", created=1.0)
+    folds = runs.folded(whole, 3)
+    assert [f.id for f in folds] == [f.spec.run for f in folds] == ["cv-f1", "cv-f2", "cv-f3"]
+    assert [(f.spec.fold, f.spec.folds) for f in folds] == [(1, 3), (2, 3), (3, 3)]
+    assert [f.spec.after for f in folds] == [[], ["cv-f1"], ["cv-f1", "cv-f2"]]
+    assert len({f.spec.uid for f in folds}) == 3
+    assert {f.group for f in folds} == {"cv"}
+    assert whole.group is None
+    with pytest.raises(BadRequest, match="too long a name for 3 folds"):
+        runs.folded(dataclasses.replace(whole, id="a" * 61), 3)

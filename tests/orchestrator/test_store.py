@@ -14,7 +14,7 @@ import pytest
 from orchestrator import store as stores
 from orchestrator.errors import BadRequest
 from orchestrator.machine import Machine
-from orchestrator.run import Asked, Run
+from orchestrator.run import Asked, Run, folded
 from orchestrator.store import Store
 from tests.crashes import crash_points
 from tests.disks import fill, read_only, small_disk
@@ -328,3 +328,17 @@ def test_a_thousand_runs_are_listed_in_order(store: Store) -> None:
     assert [r.created for r in readable] == [float(n) for n in range(1000)]
     assert not damaged
     assert store.find("r0500").id == "r0500"
+
+
+def test_a_cross_validation_is_found_by_its_name_its_beginning_or_one_of_its_runs(store: Store) -> None:
+    for name, created in (("cv", 1.0), ("cv-other", 2.0)):
+        for fold in folded(run(name, created=created), 3):
+            store.create(fold)
+    store.create(run("alone"))
+    for named in ("cv-o", "cv-other", "cv-other-f2", None):
+        assert [one.id for one in store.folds(named)] == [f"cv-other-f{i}" for i in (1, 2, 3)]
+    assert [one.id for one in store.folds("cv")] == ["cv-f1", "cv-f2", "cv-f3"]
+    with pytest.raises(BadRequest, match="'c' begins 2 cross-validations: there are cv, cv-other"):
+        store.folds("c")
+    with pytest.raises(BadRequest, match="'alone' names no cross-validation"):
+        store.folds("alone")

@@ -20,7 +20,8 @@ from trainer.scores import report
 from .runs import add_attempt, clip, events, spawn, train, wait_for
 
 NewRun = Callable[..., RunDir]
-NAMES = {"report_v9.html", "evaluation_v9.json", "confusion_v9.png", "roc_v9.png", "curves_v9.png"}
+PICTURES = {"confusion_v9.png", "roc_v9.png", "curves_v9.png"}
+NAMES = {"report_v9.html", "evaluation_v9.json", "predictions_v9.csv", *PICTURES}
 
 
 def best(run: RunDir) -> dict[str, Path]:
@@ -46,7 +47,7 @@ class Page(HTMLParser):
 
 def test_a_run_that_finished_has_a_report_of_its_best_epoch(finished: RunDir) -> None:
     whole = Manifest.parse(finished.manifest.read_bytes()).of("best")
-    listed = [a for a in whole if a.role in ("report", "evaluation", "confusion", "roc", "curves")]
+    listed = [a for a in whole if a.role in artifacts.REPORT]
     assert {a.name for a in listed} == NAMES
     assert len({Path(path).parent for path in best(finished).values()}) == 1
     ended, (saved,) = events(finished)[-1], [e for e in events(finished, "saved") if e.role == "report"]

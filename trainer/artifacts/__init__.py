@@ -46,6 +46,7 @@ REPORT = {
     "confusion": "confusion_{tag}.png",
     "roc": "roc_{tag}.png",
     "curves": "curves_{tag}.png",
+    "predictions": "predictions_{tag}.csv",
 }
 
 

@@ -37,7 +37,7 @@ class Started(Event):
 
 @dataclass(frozen=True)
 class Dataset(Event):
-    """What was found, used and left out, and how it was divided."""
+    """What was found, used and left out, and how it was divided; `test` clips are held out as a fold."""
 
     type: ClassVar[str] = "dataset"
     files: int
@@ -54,6 +54,7 @@ class Dataset(Event):
     speakers: int | None = None
     shared_speakers: int | None = None
     synthetic: bool = False
+    test: int = 0
 
 
 @dataclass(frozen=True)

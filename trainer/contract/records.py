@@ -74,7 +74,8 @@ class Spec:
 
     `data` is a folder on the machine that trains. `fingerprint` names the content of the clips found there
     (see `trainer.clips.fingerprint`); the trainer refuses other content. `split` is `speaker` (no speaker on
-    both sides) or `clip`. `uid` tells two runs of the same name apart.
+    both sides) or `clip`. `uid` tells two runs of the same name apart. Of a cross-validation this run holds
+    out `fold` of `folds`, counted from 1. It waits for the runs named in `after`, on the same machine.
     """
 
     run: str
@@ -89,6 +90,9 @@ class Spec:
     synthetic: bool = False
     parent: str | None = None
     uid: str = ""
+    fold: int | None = None
+    folds: int | None = None
+    after: list[str] = field(default_factory=list)
     contract: str = VERSION
 
     @classmethod

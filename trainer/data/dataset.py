@@ -7,9 +7,9 @@ the disk holds; only a batch is ever normalised and padded.
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import clips
-from trainer.clips import DataError, files
+from trainer.clips import Clip, DataError, files, folds
 from trainer.data.preparation import Preparation
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -63,12 +63,21 @@ class Packed:
 
 @dataclass(frozen=True)
 class Split:
-    """Indices of clips, sorted. `shared_speakers` is how many speak on both sides, None when unknown."""
+    """Indices of clips, sorted. `val` chooses the epoch; `test`, where a fold is held out, chooses nothing.
+
+    `shared_speakers` is how many of those trained on speak on another side too, None when unknown.
+    """
 
     train: Indices
     val: Indices
     how: str
     shared_speakers: int | None
+    test: Indices = field(default_factory=lambda: np.empty(0, np.intp))
+
+    @property
+    def judged(self) -> Indices:
+        """The clips that the final evaluation is of: those that chose nothing, where there are any."""
+        return self.test if len(self.test) else self.val
 
 
 @dataclass(frozen=True)
@@ -114,23 +123,32 @@ def load(folder: Path, fingerprint: str) -> Packed:
     return Packed(frames, offsets, labels, classes, report)
 
 
-def divide(packed: Packed, how: str, seed: int, asked: Preparation = DEFAULT) -> Split:
+def divide(
+    packed: Packed, how: str, seed: int, asked: Preparation = DEFAULT, fold: tuple[int, int] | None = None
+) -> Split:
     """A share for validation: whole speakers (`speaker`), or clips of every class (`clip`).
 
-    Every class is on the training side. Raises DataError when that, or the split asked for, is impossible.
+    `fold` (i, k) first holds out the i-th of k folds, in the same way. Every class is on the training side.
+    Raises DataError when that, or the split asked for, is impossible.
     """
-    speakers = [c.speaker for c in packed.report.used]
-    if how == "clip":
-        val = _by_clip(packed.labels, seed, asked)
-    elif how == "speaker":
-        val = _by_speaker(packed, speakers, seed, asked)
-    else:
+    if how not in ("speaker", "clip"):
         raise DataError(f"there is no split {how!r}: choose speaker or clip")
-    train = np.setdiff1d(np.arange(len(packed.labels)), val)
+    clips_ = packed.report.used
+    test = np.empty(0, np.intp)
+    if fold is not None:
+        test = folds.held_out(packed.report, how, fold[1], seed)[fold[0] - 1]
+    rest = np.setdiff1d(np.arange(len(clips_)), test)
+    if how == "clip":
+        val = rest[_by_clip(packed.labels[rest], seed, asked)]
+    else:
+        folds.refuse_unknown(packed.report)
+        val = rest[_by_speaker(packed.labels[rest], [clips_[i] for i in rest], seed, asked)]
+    train = np.setdiff1d(rest, val)
     shared = None
-    if None not in speakers:
-        shared = len({speakers[i] for i in train} & {speakers[i] for i in val})
-    return Split(train, val, how, shared)
+    if packed.report.every_speaker_known:
+        heard = {clips_[i].speaker for i in (*val, *test)}
+        shared = len({clips_[i].speaker for i in train} & heard)
+    return Split(train, val, how, shared, test)
 
 
 def normaliser(packed: Packed, train: Indices, asked: Preparation = DEFAULT) -> Normaliser:
@@ -199,66 +217,48 @@ def _share_of(n: int, asked: Preparation) -> int:
     return min(max(least, math.ceil(wanted)), n - least)
 
 
-def _by_speaker(packed: Packed, speakers: list[str | None], seed: int, asked: Preparation) -> Indices:
+def _by_speaker(
+    labels: npt.NDArray[np.int32], spoken: Sequence[Clip], seed: int, asked: Preparation
+) -> Indices:
     """The fold whose validation side has the most classes, then the size nearest to what was asked."""
-    if None in speakers:
-        unknown = packed.report.used[speakers.index(None)].path
-        raise DataError(f"the speaker of {unknown} is unknown: divide by clip, or name speakers in the files")
+    speakers = [str(c.speaker) for c in spoken]
     count = min(len(set(speakers)), round(1 / asked.validation))
-    folds = [f for f in _folds(packed.labels, speakers, seed, count) if _trains_all(packed, f)]
-    if not folds:
-        raise DataError(f"{_lonely(packed)}; divide by clip, or add speakers")
+    found = folds.by_group(labels, speakers, count, seed) if count > 1 else []
+    found = [f for f in found if _trains_all(labels, f)]
+    if not found:
+        raise DataError(f"{_lonely(spoken)}; divide by clip, or add speakers")
     wanted = asked.validation * len(speakers)
 
     def badness(fold: Indices) -> tuple[float, ...]:
         off = abs(len(fold) - wanted)
         if not asked.adaptive:
-            return (-len(np.unique(packed.labels[fold])), off)
+            return (-_classes_with(labels[fold], 1), off)
         # The largest of the folds holds its share at least, so one that is large enough is mostly there.
-        return (-_classes_with(packed, fold, 1), -_full_classes(packed, fold), len(fold) < wanted, off)
+        return (-_classes_with(labels[fold], 1), -_full_classes(labels, fold), len(fold) < wanted, off)
 
-    return min(folds, key=badness)
+    return min(found, key=badness)
 
 
-def _classes_with(packed: Packed, side: Indices, clips: int) -> int:
+def _classes_with(side: npt.NDArray[np.int32], clips: int) -> int:
     """How many classes have so many clips on this side."""
-    return int((np.bincount(packed.labels[side]) >= clips).sum())
+    return int((np.bincount(side) >= clips).sum())
 
 
-def _full_classes(packed: Packed, val: Indices) -> int:
+def _full_classes(labels: npt.NDArray[np.int32], val: Indices) -> int:
     """How many classes have enough clips for comfort, both sides added."""
-    train = np.setdiff1d(np.arange(len(packed.labels)), val)
-    return sum(_classes_with(packed, side, _EACH_SIDE) for side in (train, val))
+    return sum(_classes_with(side, _EACH_SIDE) for side in (np.delete(labels, val), labels[val]))
 
 
-def _folds(labels: npt.NDArray[np.int32], speakers: list[str | None], seed: int, n: int) -> list[Indices]:
-    # Imported here: half a second that a split by clip does not need.
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    if n < 2:
-        return []
-    folds = StratifiedGroupKFold(n, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # It warns of classes with fewer clips than folds; what matters of that is checked by the caller.
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            return [np.sort(val) for _, val in folds.split(np.zeros(len(labels)), labels, speakers)]
-        except ValueError:
-            return []
+def _trains_all(labels: npt.NDArray[np.int32], val: Indices) -> bool:
+    return 0 < len(val) < len(labels) and len(np.unique(np.delete(labels, val))) == len(np.unique(labels))
 
 
-def _trains_all(packed: Packed, val: Indices) -> bool:
-    left = np.bincount(packed.labels, minlength=len(packed.classes))
-    left = left - np.bincount(packed.labels[val], minlength=len(packed.classes))
-    return 0 < len(val) < len(packed.labels) and bool((left > 0).all())
-
-
-def _lonely(packed: Packed) -> str:
+def _lonely(spoken: Sequence[Clip]) -> str:
     """Why no fold keeps every class on the training side."""
-    voices = Counter(label for label, _ in {(c.label, c.speaker) for c in packed.report.used})
+    voices = Counter(label for label, _ in {(c.label, c.speaker) for c in spoken})
     alone = sorted(label for label, n in voices.items() if n == 1)
-    if len(packed.report.speakers) < 2:
-        return f"all clips are of one speaker, {next(iter(packed.report.speakers))}"
+    if len({c.speaker for c in spoken}) < 2:
+        return f"all clips are of one speaker, {spoken[0].speaker}"
     if alone:
         return f"{alone[0]} is spoken by one speaker only"
     return "no division by speaker leaves every class to train on"

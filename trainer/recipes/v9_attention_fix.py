@@ -8,7 +8,8 @@ What differs from the program of that name, and why: its attention neither used 
 padding was averaged into the result; two controllers overwrote each other's learning rate, and here one
 alone warms up, watches the plateau and goes down the cosine; its share of max(0.2, classes / clips) promised
 as many validation clips as classes, and not one of each; it took the sentence of a CREMA-D file name for the
-emotion. It had no class weights, and has none.
+emotion; it trained on the first folder of a list that held files, or on whatever lay somewhere at home, here
+`ec2emo deploy … --search` lists what there is and asks. It had no class weights, and has none.
 """
 
 from __future__ import annotations

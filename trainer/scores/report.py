@@ -29,7 +29,11 @@ img { max-width: 100%; height: auto } code { overflow-wrap: anywhere }
 <body>
 <h1>{{ about.run }}</h1>
 <p>The best model of a run of {{ about.recipe }}, of epoch {{ about.epoch }},
+{% if about.chose_epoch %}
 on clips that it was not trained on.</p>
+{% else %}
+on clips that neither trained it nor chose its epoch: fold {{ about.fold }} of {{ about.folds }}.</p>
+{% endif %}
 {% if about.synthetic %}
 <p class="synthetic">SYNTHETIC data: these figures say nothing about real speech.</p>
 {% endif %}
@@ -108,9 +112,11 @@ def page(about: Mapping[str, Any], pictures: Mapping[str, bytes]) -> bytes:
 
 def _cautions(about: Mapping[str, Any]) -> list[str]:
     """What keeps the scores from saying how strangers will be understood."""
-    said = [
-        "These clips also chose the epoch, so the scores are somewhat high: measure on clips of their own."
-    ]
+    said = []
+    if about["chose_epoch"]:
+        said.append(
+            "These clips chose the epoch too, so the scores are somewhat high: measure on clips of their own."
+        )
     if about["shared_speakers"]:
         n = about["shared_speakers"]
         said.append(f"{n} of the speakers were trained on too: strangers will be understood less well.")
@@ -127,13 +133,18 @@ def _facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [
         ("data fingerprint", about["fingerprint"]),
         ("split", f"by {about['split']}, seed {about['seed']}"),
-        ("clips", f"{about['train']} trained on, {about['n']} evaluated"),
+        ("clips", _clips(about)),
         ("speakers evaluated", speakers),
         ("shared speakers", shared),
     ]
     return [(name, str(value)) for name, value in facts] + [
         (name, str(value)) for name, value in sorted(about["params"].items())
     ]
+
+
+def _clips(about: Mapping[str, Any]) -> str:
+    told = f"{about['train']} trained on, {about['val']} chose the epoch"
+    return told + (" and are evaluated" if about["chose_epoch"] else f", {about['n']} evaluated")
 
 
 def _figure(value: float | None) -> str:

@@ -26,6 +26,7 @@ from trainer.schedule import Schedule
 from trainer.training import final, guard
 from trainer.training.beginning import Beginning, ResumeError
 from trainer.training.callbacks import Ledger, Pace, Watch
+from trainer.training.final import Judged
 from trainer.training.keeper import Course, Keeper
 from trainer.training.stopping import RunFailed, Stop, StopRequested
 
@@ -56,9 +57,9 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
     made = {"params": asdict(params), "preparation": asdict(asked)}
     who = _identity(spec, recipe, packed, split, norm, made)
     keeper = Keeper(run, who, val, beginning.attempt, spec.seed, beginning.params, unchanged)
-    speakers = [packed.report.used[i].speaker for i in split.val]
+    judged = _judged(packed, split, norm, val, spec.batch_size)
     if over := _over_already(course, beginning):
-        final.conclude_if_missing(keeper, course, log, speakers)
+        final.conclude_if_missing(keeper, course, log, judged)
         return over
     ledger = Ledger(keeper, course, log)
     stop.at_once = False
@@ -74,10 +75,10 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
         )
     except StopRequested:
         if final.is_cheap(course):
-            final.conclude(keeper, course, log, speakers)
+            final.conclude(keeper, course, log, judged)
         done = course.history[-1]["epoch"] if course.history else 0
         raise StopRequested(f"a stop was asked for; {done} epochs are trained and saved") from None
-    final.conclude(keeper, course, log, speakers)
+    final.conclude(keeper, course, log, judged)
     return ledger.reason or f"all {beginning.epochs} epochs are trained"
 
 
@@ -93,7 +94,8 @@ def _recipe(spec: Spec, beginning: Beginning) -> tuple[Recipe, Any, Preparation]
 def _data(spec: Spec, asked: Preparation) -> tuple[Packed, Split]:
     try:
         packed = dataset.load(Path(spec.data), spec.fingerprint)
-        return packed, dataset.divide(packed, spec.split, spec.seed, asked)
+        fold = (spec.fold, spec.folds) if spec.fold and spec.folds else None
+        return packed, dataset.divide(packed, spec.split, spec.seed, asked, fold)
     except DataError as e:
         raise RunFailed(str(e)) from e
 
@@ -117,6 +119,7 @@ def _say_data(log: EventLog, packed: Packed, split: Split, norm: Normaliser) -> 
             speakers=len(report.speakers) or None,
             shared_speakers=split.shared_speakers,
             synthetic=report.synthetic,
+            test=len(split.test),
         )
     )
     for problem in report.problems:
@@ -125,6 +128,14 @@ def _say_data(log: EventLog, packed: Packed, split: Split, norm: Normaliser) -> 
     if absent:
         text = f"no clip of {', '.join(absent)} is on the validation side: its recall stays unknown"
         log.append(Note(time.time(), text, "warning"))
+
+
+def _judged(packed: Packed, split: Split, norm: Normaliser, val: Validation, batch_size: int) -> Judged:
+    """What the final evaluation is of: the fold that was held out, else the validation clips."""
+    chosen = [packed.report.used[i] for i in split.judged]
+    if not len(split.test):
+        return Judged(val, chosen, chose_epoch=True)
+    return Judged(Validation(packed, split.test, norm, batch_size=batch_size), chosen, chose_epoch=False)
 
 
 def _make_repeatable(seed: int) -> None:
@@ -192,6 +203,9 @@ def _identity(
         "seed": spec.seed,
         "train": len(split.train),
         "val": len(split.val),
+        "test": len(split.test),
+        "fold": spec.fold,
+        "folds": spec.folds,
         "speakers": len(report.speakers) or None,
         "shared_speakers": split.shared_speakers,
         "training_speakers": sorted({s for i in split.train if (s := report.used[i].speaker)}),

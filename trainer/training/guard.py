@@ -15,7 +15,7 @@ def describe(packed: Packed, split: Split, norm: Normaliser, model: Any) -> dict
     return {
         "data": packed.report.fingerprint,
         "labels": list(packed.classes),
-        "split": hashlib.sha256(split.val.astype("<i8").tobytes()).hexdigest(),
+        "split": hashlib.sha256(_sides(split)).hexdigest(),
         "normaliser": hashlib.sha256(statistics).hexdigest(),
         "architecture": [[w.path, list(w.shape)] for w in model.weights],
     }
@@ -27,6 +27,10 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
         if before.get(name) != now[name]:
             return f"{name} differ: {_said(name, before.get(name), now[name])}"
     return None
+
+
+def _sides(split: Split) -> bytes:
+    return split.val.astype("<i8").tobytes() + split.test.astype("<i8").tobytes()
 
 
 def _said(name: str, before: Any, now: Any) -> str:

@@ -1,0 +1,211 @@
+"""docs/results.md from rows of results: one JSON object a line, in; tables between two marks, out."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer import recipes
+from trainer.scores import intervals
+from trainer.scores.intervals import Intervals
+
+BEGIN, END = "<!-- results: what follows is written by benchmarks.results -->", "<!-- end of results -->"
+SPLITS = {"speaker": "speakers never heard", "clip": "clips of speakers who were heard"}
+COLUMNS = (
+    "recipe",
+    "accuracy",
+    "95 % interval",
+    "UAR",
+    "95 % interval",
+    "folds held out",
+    "spread",
+    "epochs",
+    "best",
+    "seconds",
+)
+CAP = "†"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The held-out clips of the folds that were trained, taken together."""
+
+    n: int
+    accuracy: float
+    uar: float
+    sure: Intervals
+    each: tuple[float, ...]
+
+
+def read(file: Path) -> list[Row]:
+    """The rows of a file; none where there is no file."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def line(row: Row) -> str:
+    """A row for people who watch."""
+    found = pooled([row])
+    epochs = f"{row['epochs']} epochs, " if row["epochs"] else ""
+    return (
+        f"{row['data']}, {row['recipe']}, by {row['split']}, fold {row['fold']} of {row['folds']}: "
+        f"{found.accuracy:.3f} of {found.n} ({epochs}{row['seconds']:.0f} s)"
+    )
+
+
+def pooled(rows: Sequence[Row]) -> Found:
+    """All held-out clips of these rows as one evaluation."""
+    classes = rows[0]["classes"]
+    labels, guesses, speakers = [], [], []
+    for row in rows:
+        for speaker, table in row["by_speaker"].items():
+            for (label, guess), n in np.ndenumerate(np.array(table)):
+                labels += [label] * n
+                guesses += [guess] * n
+                speakers += [speaker or None] * n
+    said, taken = np.array(labels), np.array(guesses)
+    recalls = [(taken[said == i] == i).mean() for i in np.unique(said)]
+    return Found(
+        n=len(said),
+        accuracy=float((said == taken).mean()),
+        uar=float(np.mean(recalls)),
+        sure=intervals.estimate(said, taken, classes=len(classes), speakers=speakers),
+        each=tuple(_accuracy(row) for row in rows),
+    )
+
+
+def write(page: Path, rows: list[Row]) -> None:
+    """Replace what is between the marks. Raises SystemExit for a page without them."""
+    text = page.read_text(encoding="utf-8") if page.exists() else f"# Results\n\n{BEGIN}\n{END}\n"
+    before, found, rest = text.partition(BEGIN)
+    _, ends, after = rest.partition(END)
+    if not (found and ends):
+        raise SystemExit(f"{page} has no line {BEGIN!r} before a line {END!r}: there is no place to write to")
+    page.write_text(f"{before}{BEGIN}\n\n{tables(rows)}\n{END}{after}", encoding="utf-8")
+
+
+def tables(rows: list[Row]) -> str:
+    """Each data set with its table."""
+    by_data: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        by_data[row["data"], row["fingerprint"]].append(row)
+    parts = [_section(those) for _, those in sorted(by_data.items())]
+    return "\n".join(parts) or "Nothing has been run.\n"
+
+
+def _section(rows: list[Row]) -> str:
+    first = rows[0]
+    head = [
+        f"## {first['data']}",
+        "",
+        _sentence(rows),
+        "",
+    ]
+    names = [r for r in dict.fromkeys(row["recipe"] for row in rows) if r not in recipes.names()]
+    for split, meaning in SPLITS.items():
+        those = [row for row in rows if row["split"] == split]
+        head += _table(meaning, those, [*names, *recipes.names()])
+    return "\n".join(head)
+
+
+def _sentence(rows: list[Row]) -> str:
+    first = rows[0]
+    speakers = f" of {first['speakers']} speakers" if first["speakers"] else ""
+    classes = f"{len(first['classes'])} classes ({', '.join(first['classes'])})"
+    content = f"content `{first['fingerprint'][:12]}`"
+    return f"{first['clips']:,} clips{speakers}, {classes}; {content}. Trained on {_machines(rows)}."
+
+
+def _table(meaning: str, rows: list[Row], names: Sequence[str]) -> list[str]:
+    if not rows:
+        return [f"### On {meaning}", "", "Not run.", ""]
+    lines = [
+        f"### On {meaning}",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * len(COLUMNS)}",
+    ]
+    for name in names:
+        those = [row for row in rows if row["recipe"] == name]
+        lines.append(f"| {_called(name)} | {_cells(those)} |")
+    trained = [row for row in rows if row["epochs"]] or rows
+    drawn = {pooled([r]).sure.resampled for r in rows}
+    lines += ["", _caption(trained, drawn), ""]
+    return lines
+
+
+def _cells(rows: list[Row]) -> str:
+    if not rows:
+        return " | ".join(["not run"] + ["–"] * (len(COLUMNS) - 2))
+    found = pooled(rows)
+    sure = found.sure.believed
+    capped = CAP if any(row["capped"] for row in rows) else ""
+    spread = f"±{np.std(found.each, ddof=1):.3f}" if len(rows) > 1 else "–"
+    return " | ".join(
+        [
+            f"**{found.accuracy:.3f}**",
+            _interval(sure.accuracy),
+            f"{found.uar:.3f}",
+            _interval(sure.uar),
+            f"{_folds(rows)}, n = {found.n}",
+            spread,
+            _range(row["epochs"] for row in rows) + capped,
+            _range(row["best_epoch"] for row in rows),
+            f"{sum(row['seconds'] for row in rows):.0f}",
+        ]
+    )
+
+
+def _folds(rows: list[Row]) -> str:
+    seeds = {row["seed"] for row in rows}
+    folds = sorted({row["fold"] for row in rows})
+    told = f"{len(folds)} of {rows[0]['folds']}"
+    return told if len(seeds) == 1 else f"{told}, {len(seeds)} seeds"
+
+
+def _caption(rows: list[Row], drawn: set[str]) -> str:
+    caps = sorted({row["cap"] for row in rows if row["capped"]})
+    said = [f"Of a fold: {rows[0]['train']} clips trained on, {rows[0]['val']} chose the epoch."]
+    said.append("Intervals are of whole speakers, drawn anew, where five or more were held out.")
+    if "clips" in drawn and rows[0]["split"] == "speaker":
+        said.append("Where fewer were, clips were drawn, and the interval is too narrow.")
+    if caps:
+        said.append(
+            f"{CAP} cut off after {' or '.join(map(str, caps))} epochs, fewer than the recipe asks for."
+        )
+    return " ".join(said)
+
+
+def _accuracy(row: Row) -> float:
+    total = np.sum([np.array(t) for t in row["by_speaker"].values()], axis=0)
+    return float(np.trace(total) / total.sum())
+
+
+def _called(name: str) -> str:
+    return f"`{name}`" if name in recipes.names() else name
+
+
+def _machines(rows: list[Row]) -> str:
+    threads = sorted({row["threads"] for row in rows if row["threads"]})
+    told = f", {' or '.join(map(str, threads))} threads" if threads else ""
+    return " and ".join(sorted({row["machine"] for row in rows})) + told
+
+
+def _interval(pair: tuple[float, float]) -> str:
+    return f"{pair[0]:.3f} to {pair[1]:.3f}"
+
+
+def _range(values: Iterable[int | None]) -> str:
+    found = sorted({v for v in values if v is not None})
+    if not found:
+        return "–"
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
