@@ -172,6 +172,14 @@ def test_what_features_are_is_told_by_their_number_unless_it_is_said(
     assert ("MaskedMeanPool1D" in made) != spectrum
 
 
+def test_a_spectrum_is_warped_and_has_noise_and_mixup_of_its_own() -> None:
+    recipe = recipes.load("conv_committee")
+    asked = recipes.preparation(recipe, recipe.Params(warp=0.1, noise=0.3, spectrum_noise=0.05))
+    found = [(w.warp, w.noise, w.mixup) for w in (asked.of(128), asked.of(96))]
+    assert found == [(0.1, 0.05, 0.0), (0.0, 0.3, 0.2)]
+    assert Preparation(noise=0.3).of(128).noise == 0.3
+
+
 def test_a_committee_s_rate_rises_once_and_falls_in_one_cosine_to_the_end() -> None:
     recipe = recipes.load("conv_committee")
     for epochs in (4, 30, 200):

@@ -22,8 +22,8 @@ from .conftest import make_run
 from .runs import ROOT, add_attempt, events, spawn, tiny, train, wait_for
 
 EPOCHS = 2
-# The one with most random state, and the one of another optimizer: the others in the whole matrix.
-SAMPLED = ("attn_crnn_v2", "wav2vec_fixed")
+# Those with most random state, and the one of another optimizer: the others in the whole matrix.
+SAMPLED = ("attn_crnn_v2", "conv_committee", "wav2vec_fixed")
 # Enough that each recipe's rate, patience and augmentation do something in two epochs.
 LIVELY = {"plateau_patience": 1, "validation": 0.2}
 

@@ -54,12 +54,12 @@ def stretch(batch: Batch, share: float, random: np.random.Generator) -> Batch:
 
 
 def warp(batch: Batch, share: float, random: np.random.Generator) -> Batch:
-    """Each clip from a vocal tract of its own: frequencies times up to 1 ± `share`, and shifted by up to half
-    as much of the bands (vocal tract length perturbation, Jaitly and Hinton 2013).
+    """Each clip from a vocal tract of its own: frequencies times up to 1 ± `share`, and shifted by up to a
+    third as much of the bands (vocal tract length perturbation, Jaitly and Hinton 2013).
     """
     n, _, dim = batch.frames.shape
     factor = random.uniform(1 - share, 1 + share, (n, 1))
-    shift = random.uniform(-share / 2, share / 2, (n, 1)) * dim
+    shift = random.uniform(-share / 3, share / 3, (n, 1)) * dim
     bands = np.swapaxes(batch.frames, 1, 2)
     warped = _between(bands, np.arange(dim) * factor + shift, np.full(n, dim - 1))
     return _tidy(replace(batch, frames=np.ascontiguousarray(np.swapaxes(warped, 1, 2))))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from trainer.data import augment, dataset
 from trainer.data.augment import Batch
 from trainer.data.dataset import DEFAULT, Indices, Normaliser, Packed
-from trainer.data.preparation import Preparation, is_spectrum
+from trainer.data.preparation import Preparation
 
 AHEAD = 2
 # Beside seed and epoch, so that augmentation does not draw the numbers that the order was made of.
@@ -35,7 +35,7 @@ class Training:
         self.epoch = 1
         self.steps = -(-len(train) // batch_size)
         self._packed, self._train, self._norm = packed, train, norm
-        self._batch_size, self._seed, self._asked = batch_size, seed, asked
+        self._batch_size, self._seed, self._asked = batch_size, seed, asked.of(packed.dim)
         self._weights = dataset.class_weights(packed.labels[train], len(packed.classes), asked.class_weights)
 
     def stream(self) -> Any:
@@ -66,7 +66,7 @@ class Training:
         asked = self._asked
         if asked.stretch:
             batch = augment.stretch(batch, asked.stretch, random)
-        if asked.warp and is_spectrum(asked.features, self._packed.dim):
+        if asked.warp:
             batch = augment.warp(batch, asked.warp, random)
         if asked.noise:
             batch = augment.add_noise(batch, asked.noise, random)

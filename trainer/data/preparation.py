@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CLASS_WEIGHTS = ("max_count", "balanced", "none")
 FEATURES = ("auto", "spectrum", "embedding")
@@ -27,7 +27,8 @@ class Preparation:
     a row of class shares for each clip and not an index. `noise` is the deviation of what is added to real
     frames, `mixup` the alpha of MixUp, `stretch` by which share a clip may become longer or shorter, `warp`
     by which share the frequencies of a spectrum may, `masks` how many spans of frames and how many of
-    dimensions are blanked; all are for training alone, and 0 is without. `features` is one of `FEATURES`.
+    dimensions are blanked; all are for training alone, and 0 is without. `features` is one of `FEATURES`;
+    for a spectrum `spectrum_noise` and `spectrum_mixup` hold where they are not None.
     """
 
     percentile: float = 98.0
@@ -42,9 +43,19 @@ class Preparation:
     warp: float = 0.0
     masks: int = 0
     features: str = "auto"
+    spectrum_noise: float | None = None
+    spectrum_mixup: float | None = None
 
     def __post_init__(self) -> None:
         if self.class_weights not in CLASS_WEIGHTS:
             raise ValueError(f"class_weights={self.class_weights}: choose from {', '.join(CLASS_WEIGHTS)}")
-        if self.mixup and not self.one_hot:
+        if (self.mixup or self.spectrum_mixup) and not self.one_hot:
             raise ValueError("an index cannot say that a clip is two thirds one class: mixup needs one_hot")
+
+    def of(self, dim: int) -> Preparation:
+        """The wishes for features of so many dimensions."""
+        if not is_spectrum(self.features, dim):
+            return replace(self, warp=0.0)
+        noise = self.noise if self.spectrum_noise is None else self.spectrum_noise
+        mixup = self.mixup if self.spectrum_mixup is None else self.spectrum_mixup
+        return replace(self, noise=noise, mixup=mixup)

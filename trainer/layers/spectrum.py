@@ -30,7 +30,9 @@ class SpectrumBlock(keras.layers.Layer):  # type: ignore[misc]
 
     def build(self, input_shape: Any) -> None:
         """Here and not in `call`, so that the weights are there before they are loaded."""
-        self.convolution.build(input_shape)
+        batch, frames, bins, channels = input_shape
+        around = self.kernel - 1
+        self.convolution.build((batch, frames + around, bins + around, channels))
         self.normalization.build(self.compute_output_shape(input_shape))
         super().build(input_shape)
 
@@ -48,7 +50,7 @@ class SpectrumBlock(keras.layers.Layer):  # type: ignore[misc]
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Rounded up."""
         batch, frames, bins, _ = input_shape
-        return (batch, -(-frames // self.stride), -(-bins // self.stride) + 1 >> 1, self.filters)
+        return (batch, -(-frames // self.stride), -(-bins // (2 * self.stride)), self.filters)
 
     def get_config(self) -> dict[str, Any]:
         """All that `__init__` needs."""

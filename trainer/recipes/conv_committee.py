@@ -1,13 +1,13 @@
 """Small convolutional nets that vote, trained on ever changing clips for speakers never heard.
 
 Each frame is seen twice, as it is and standardised over its own clip, which takes away what stays the same
-while one person speaks. Members that begin with other weights learn each for itself, and their mean answers:
+while one person speaks. Residual dilated convolutions follow, and attentive statistics of their frames
+(https://arxiv.org/abs/1803.10963).
 
-* nets of residual dilated convolutions whose frames become attentive statistics
-  (https://arxiv.org/abs/1803.10963) and statistics of overlapping segments, so that order is not lost;
-* where frames are an embedding, before the convolutions every `pool` frames become their mean, and a linear
-  classifier of the segments' statistics votes too: on few clips it errs elsewhere than the nets;
-* where frames are a spectrum, before them come convolutions over time and frequency.
+* Where frames are an embedding, every `pool` frames become their mean first, and statistics of overlapping
+  segments join the attentive ones, so that order is not lost. A linear classifier of the segments' statistics
+  alone votes too. Members learn each for itself, and the mean of their probabilities answers.
+* Where frames are a spectrum, convolutions over time and frequency come first, and one net is enough work.
 
 Which of the two it is `features` says, and for `auto` the number of dimensions does: 23, 26, 40, 60, 64, 80,
 120 and 128 are how many bands mel spectrograms have, all else is an embedding.
@@ -39,7 +39,8 @@ class Params:
     """What may be set with `--set`. Raises ValueError for a value that no model can have."""
 
     features: str = choice("auto", "what neighbouring dimensions are", FEATURES)
-    members: int = positive(3, "nets that vote, beside the linear one for embeddings")
+    members: int = positive(2, "nets that vote on embeddings, beside the linear one")
+    spectrum_members: int = positive(1, "nets that vote on spectra")
     filters1: int = positive(24, "filters of a spectrum's first convolution; the next have twice, four times")
     filters2: int = positive(128, "filters of the convolutions over time")
     attention: int = positive(64, "units that attention is computed with")
@@ -52,7 +53,9 @@ class Params:
     linear_dropout: float = share(0.5, "dropout of the linear member's statistics")
     label_smoothing: float = share(0.1, "share of a label that is spread over all classes")
     noise: float = at_least_zero(0.3, "deviation of the noise on real frames; 0 is without")
+    spectrum_noise: float = at_least_zero(0.1, "the same for spectra")
     mixup: float = at_least_zero(0.2, "alpha of MixUp; 0 is without")
+    spectrum_mixup: float = at_least_zero(0.0, "the same for spectra")
     stretch: float = share(0.15, "share by which a clip may become longer or shorter")
     warp: float = share(0.1, "share by which a spectrum's frequencies may")
     masks: int = at_least_zero(1, "blanked spans of frames, and of dimensions")
@@ -81,6 +84,8 @@ def prepare(params: Params) -> Preparation:
         warp=params.warp,
         masks=params.masks,
         features=params.features,
+        spectrum_noise=params.spectrum_noise,
+        spectrum_mixup=params.spectrum_mixup,
     )
 
 
@@ -105,13 +110,13 @@ def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
 
     from trainer.layers import ClipStandardization, Committee, CommitteeCrossentropy
 
-    spectrum = is_spectrum(params.features, shape[1])
     inputs = keras.Input(shape, name="frames")
     frames = layers.Masking(0.0)(inputs)
     views = [frames, ClipStandardization()(frames)]
-    begin = _of_spectrum if spectrum else _of_embedding
-    members = [_net(begin(views, params), classes, params) for _ in range(params.members)]
-    if not spectrum:
+    if is_spectrum(params.features, shape[1]):
+        members = [_spectrum_net(views, classes, params) for _ in range(params.spectrum_members)]
+    else:
+        members = [_embedding_net(views, classes, params) for _ in range(params.members)]
         members.append(_linear(frames, classes, params))
     model = keras.Model(inputs, Committee(name="emotion")(members), name="conv_committee")
     model.compile(
@@ -124,49 +129,30 @@ def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
     return model
 
 
-def _of_embedding(views: list[Any], params: Params) -> Any:
+def _embedding_net(views: list[Any], classes: int, params: Params) -> Any:
+    """Logits."""
     from keras import layers
 
-    from trainer.layers import MaskedMeanPool1D
+    from trainer.layers import MaskedMeanPool1D, SegmentStatistics
 
-    return MaskedMeanPool1D(params.pool)(layers.Concatenate()(views))
+    x = MaskedMeanPool1D(params.pool)(layers.Concatenate()(views))
+    x = _residual(_convolution(x, params.filters2, kernel=5), params)
+    ordered = SegmentStatistics(params.segments)(layers.Dense(params.bottleneck)(x))
+    return _classifier(layers.Concatenate()([_attentive(x, params), ordered]), classes, params)
 
 
-def _of_spectrum(views: list[Any], params: Params) -> Any:
+def _spectrum_net(views: list[Any], classes: int, params: Params) -> Any:
+    """Logits."""
     from keras import layers
 
     from trainer.layers import Channels, FlatChannels, SpectrumBlock
 
-    x = SpectrumBlock(params.filters1, kernel=5, stride=2)(Channels()(views))
-    for times in (2, 4):
+    x = Channels()(views)
+    for times, kernel, stride in ((1, 5, 2), (2, 3, 1), (4, 3, 1)):
+        x = SpectrumBlock(params.filters1 * times, kernel, stride)(x)
         x = layers.SpatialDropout2D(params.channel_dropout)(x)
-        x = SpectrumBlock(params.filters1 * times)(x)
-    return FlatChannels()(x)
-
-
-def _net(x: Any, classes: int, params: Params) -> Any:
-    """Logits from (batch, frames, dim)."""
-    from keras import layers
-
-    from trainer.layers import AttentiveStatistics, SegmentStatistics
-
-    x = _convolution(x, params.filters2)
-    for dilation in DILATIONS:
-        kept = layers.SpatialDropout1D(params.channel_dropout)(x)
-        x = layers.Add()([x, _convolution(kept, params.filters2, dilation)])
-    attentive = AttentiveStatistics(params.heads, params.attention)(x)
-    ordered = SegmentStatistics(params.segments)(layers.Dense(params.bottleneck)(x))
-    x = layers.BatchNormalization()(layers.Concatenate()([attentive, ordered]))
-    return layers.Dense(classes)(layers.Dropout(params.dropout)(x))
-
-
-def _convolution(x: Any, filters: int, dilation: int = 1) -> Any:
-    from keras import layers
-
-    from trainer.layers import MaskedConv1D
-
-    x = MaskedConv1D(filters, 3, padding="same", dilation_rate=dilation)(x)
-    return layers.ReLU()(layers.BatchNormalization()(x))
+    x = _residual(_convolution(FlatChannels()(x), params.filters2), params)
+    return _classifier(_attentive(x, params), classes, params)
 
 
 def _linear(frames: Any, classes: int, params: Params) -> Any:
@@ -178,3 +164,34 @@ def _linear(frames: Any, classes: int, params: Params) -> Any:
     x = SegmentStatistics(params.segments)(frames)
     x = layers.BatchNormalization(center=False, scale=False)(x)
     return layers.Dense(classes)(layers.Dropout(params.linear_dropout)(x))
+
+
+def _residual(x: Any, params: Params) -> Any:
+    from keras import layers
+
+    for dilation in DILATIONS:
+        kept = layers.SpatialDropout1D(params.channel_dropout)(x)
+        x = layers.Add()([x, _convolution(kept, params.filters2, dilation=dilation)])
+    return x
+
+
+def _convolution(x: Any, filters: int, kernel: int = 3, dilation: int = 1) -> Any:
+    from keras import layers
+
+    from trainer.layers import MaskedConv1D
+
+    x = MaskedConv1D(filters, kernel, padding="same", dilation_rate=dilation)(x)
+    return layers.ReLU()(layers.BatchNormalization()(x))
+
+
+def _attentive(x: Any, params: Params) -> Any:
+    from trainer.layers import AttentiveStatistics
+
+    return AttentiveStatistics(params.heads, params.attention)(x)
+
+
+def _classifier(x: Any, classes: int, params: Params) -> Any:
+    from keras import layers
+
+    x = layers.Dropout(params.dropout)(layers.BatchNormalization()(x))
+    return layers.Dense(classes)(x)
