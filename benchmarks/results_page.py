@@ -173,8 +173,10 @@ def _folds(rows: list[Row]) -> str:
 
 
 def _caption(rows: list[Row], drawn: set[str]) -> str:
+    """How the clips were divided, what the intervals are of, and what the cap did."""
     caps = sorted({row["cap"] for row in rows if row["capped"]})
-    said = [f"Of a fold: {rows[0]['train']} clips trained on, {rows[0]['val']} chose the epoch."]
+    trained, chose = (_range(row[side] for row in rows) for side in ("train", "val"))
+    said = [f"In each run {trained} clips were trained on, {chose} chose the epoch."]
     said.append("Intervals are of whole speakers, drawn anew, where five or more were held out.")
     if "clips" in drawn and rows[0]["split"] == "speaker":
         said.append("Where fewer were, clips were drawn, and the interval is too narrow.")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -16,8 +17,9 @@ from orchestrator.errors import Defect, Ec2emoError
 
 HELP = """Train speech-emotion models on a machine you rent: deploy, follow, download, resume.
 
-Exit codes: 0 done, 1 the run failed, 2 bad request, 5 credentials or permission, 6 contact lost,
-8 artifacts incomplete, 70 a fault of ec2emo, 130 Ctrl-C."""
+Exit codes: 0 done, 1 the run failed, 2 bad request, 3 quota, 4 no capacity, 5 credentials or permission,
+6 contact lost, 7 interrupted, 8 artifacts incomplete, 9 a cap on cost or time, 10 price too low,
+11 throttled, 70 a fault of ec2emo, 130 Ctrl-C."""
 
 
 class Commands(TyperGroup):
@@ -76,7 +78,15 @@ def app() -> Commands:
 
 def main() -> None:
     """The `ec2emo` program."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(ending) is signal.SIG_DFL:  # under nohup it is ignored, and stays so
+            signal.signal(ending, _leave)
     app()(prog_name="ec2emo")
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    """As Ctrl-C: what is open is closed, and a terminal gets its cursor back."""
+    raise SystemExit(128 + number)
 
 
 def _say(sentence: str) -> None:

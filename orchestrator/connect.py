@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from orchestrator import providers
+from orchestrator.errors import ContactLost, Ec2emoError, MachineGone
 from orchestrator.machine import Machine
 from orchestrator.shell import LocalShell, Shell
 
+PATIENCE = 15.0
 
-def open_shell(machine: Machine) -> Shell:
-    """A shell on the machine. Raises ContactLost or Refused."""
+
+def open_shell(machine: Machine, *, patience: float = PATIENCE) -> Shell:
+    """A shell on the machine, which has `patience` seconds to answer at all.
+
+    Raises ContactLost or Refused, MachineGone for a rented one that has ended.
+    """
     if machine.host is None:
         return LocalShell()
     # Imported here because fabric and paramiko cost 0.2 s, which `ec2emo runs` need not pay.
     from orchestrator.ssh import SSHShell
 
-    return SSHShell(machine)
+    try:
+        return SSHShell(machine, patience)
+    except ContactLost:
+        moved = _again(machine)
+        if moved is None:
+            raise
+    return SSHShell(moved, patience)
+
+
+def _again(machine: Machine) -> Machine | None:
+    """A rented machine that does not answer, where its provider says it is now; None when that is no news."""
+    renter = providers.renter(machine.provider)
+    try:
+        found: Machine | None = renter.again(machine) if renter else None
+    except MachineGone:
+        raise
+    except Ec2emoError:
+        return None  # that it does not answer is the news; why we could not ask is not
+    return found

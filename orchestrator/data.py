@@ -42,13 +42,24 @@ def refuse_fatal(report: clips.Report) -> None:
         raise BadRequest(f"these data cannot be trained on: {why}")
 
 
-def refuse_folds(report: clips.Report, split: str, count: int, seed: int) -> None:
-    """Raises BadRequest when the clips cannot be divided into so many folds."""
+def refuse_split(asked: str | None) -> None:
+    """Raises BadRequest for what `--split` may not say."""
+    if asked not in (None, "speaker", "clip"):
+        raise BadRequest(f"--split is speaker or clip, not {asked!r:.40}")
+
+
+def split_of(report: clips.Report, asked: str | None) -> str:
+    """How clips are divided: as asked, else by speaker where every speaker is known."""
+    return asked or ("speaker" if report.every_speaker_known else "clip")
+
+
+def folds(report: clips.Report, split: str, count: int, seed: int) -> list[dict[str, object]]:
+    """What each of `count` folds holds out. Raises BadRequest when the clips cannot be divided so."""
     # Imported here: numpy's dearer half, which most commands do not need.
-    from trainer.clips import folds
+    from trainer.clips import folds as divided
 
     try:
-        folds.held_out(report, split, count, seed)
+        return divided.describe(report, divided.held_out(report, split, count, seed))
     except clips.DataError as e:
         raise BadRequest(f"these data cannot be cross-validated: {e}") from e
 

@@ -7,6 +7,7 @@ and fit each other, that folder takes its place.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -26,7 +27,7 @@ import numpy.typing as npt
 from orchestrator.errors import ArtifactsIncomplete
 from orchestrator.landing import MANIFEST, Landing, sha256
 from orchestrator.run import Run
-from orchestrator.shell import READ_LIMIT, Shell
+from orchestrator.shell import READ_LIMIT, Reader
 from trainer import contract
 from trainer.contract import Artifact, Manifest
 
@@ -89,7 +90,7 @@ class _Inlet:
         self.tell(self.come)
 
 
-def fetch(run: Run, shell: Shell, which: str, to: Path | None, on_bytes: OnBytes) -> Fetched:
+def fetch(run: Run, source: Reader, which: str, to: Path | None, on_bytes: OnBytes) -> Fetched:
     """Bring home the `best` or the `last` set. Works while training goes on.
 
     Raises ArtifactsIncomplete, BadRequest when the folder is in the way, ContactLost.
@@ -99,7 +100,7 @@ def fetch(run: Run, shell: Shell, which: str, to: Path | None, on_bytes: OnBytes
         with landing.alone():
             for _ in range(TRIES):
                 try:
-                    return _fetch(run, shell, which, landing, on_bytes)
+                    return _fetch(run, source, which, landing, on_bytes)
                 except _Replaced:
                     continue
     except OSError as e:
@@ -113,24 +114,23 @@ def fetch(run: Run, shell: Shell, which: str, to: Path | None, on_bytes: OnBytes
     )
 
 
-def about_best(run: Run, shell: Shell) -> dict[str, Any]:
+def about_best(run: Run, source: Reader) -> dict[str, Any]:
     """What the best model takes and tells apart. Raises ArtifactsIncomplete while there is none."""
-    listed = {a.role: a for a in _chosen(run, _manifest(run, shell), "best")}
+    listed = {a.role: a for a in _chosen(run, _manifest(run, source), "best")}
     path = f"{run.folder}/{listed['preprocessing'].path}"
-    data = shell.run(["head", "-c", str(READ_LIMIT), path]).out
     try:
-        return contract.parse_object(data, listed["preprocessing"].path)
+        return contract.parse_object(_small(source, path), listed["preprocessing"].path)
     except contract.ContractError as e:
         raise ArtifactsIncomplete(f"{e}, of {run.id}: repeat the command", run=run.id) from e
 
 
-def _fetch(run: Run, shell: Shell, which: str, landing: Landing, on_bytes: OnBytes) -> Fetched:
-    manifest = _manifest(run, shell)
+def _fetch(run: Run, source: Reader, which: str, landing: Landing, on_bytes: OnBytes) -> Fetched:
+    manifest = _manifest(run, source)
     chosen = _chosen(run, manifest, which)
     already = landing.holds(chosen)
     if not already:
         part = landing.part(chosen)
-        _take_all(run, shell, chosen, part, on_bytes)
+        _take_all(run, source, chosen, part, on_bytes)
         _check_meaning(run, chosen, part)
         kept = dataclasses.replace(manifest, artifacts=chosen)
         contract.publish(part / MANIFEST, kept.to_json())
@@ -140,10 +140,8 @@ def _fetch(run: Run, shell: Shell, which: str, landing: Landing, on_bytes: OnByt
     return Fetched(run.id, chosen[0].epoch, value, landing.folder, chosen, manifest.synthetic, already)
 
 
-def _manifest(run: Run, shell: Shell) -> Manifest:
-    # Not with `read`, which keeps a growing file open: this one is replaced.
-    path = f"{run.folder}/artifacts/{MANIFEST}"
-    data = shell.run(["head", "-c", str(READ_LIMIT), path]).out
+def _manifest(run: Run, source: Reader) -> Manifest:
+    data = _small(source, f"{run.folder}/artifacts/{MANIFEST}")
     if not data:
         raise ArtifactsIncomplete(
             f"{run.id} has nothing to download yet: the first epoch that is validated leaves the first best; "
@@ -160,6 +158,26 @@ def _manifest(run: Run, shell: Shell) -> Manifest:
             run=run.id,
         )
     return manifest
+
+
+class _Small:
+    """What a small file says; of one that is not, the beginning, which is then found to be wrong."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+        if len(self.data) > READ_LIMIT:
+            raise _TooLong
+
+
+def _small(source: Reader, path: str) -> bytes:
+    """Not with `read`, which keeps a growing file open: such files are replaced. Empty when there is none."""
+    into = _Small()
+    with contextlib.suppress(FileNotFoundError, _TooLong):
+        source.get(path, 0, into)
+    return into.data
 
 
 def _chosen(run: Run, manifest: Manifest, which: str) -> tuple[Artifact, ...]:
@@ -195,13 +213,13 @@ def _wrong_with(chosen: tuple[Artifact, ...]) -> list[str]:
     return wrong
 
 
-def _take_all(run: Run, shell: Shell, chosen: tuple[Artifact, ...], part: Path, on_bytes: OnBytes) -> None:
+def _take_all(run: Run, source: Reader, chosen: tuple[Artifact, ...], part: Path, on_bytes: OnBytes) -> None:
     total, done = sum(a.bytes for a in chosen), 0
     for artifact in chosen:
         tell = partial(_tell, on_bytes, done, total)
         path = part / artifact.name
-        if not _take(run, shell, artifact, path, tell) and not _take(run, shell, artifact, path, tell):
-            _explain_mismatch(run, shell, artifact)
+        if not _take(run, source, artifact, path, tell) and not _take(run, source, artifact, path, tell):
+            _explain_mismatch(run, source, artifact)
         done += artifact.bytes
         on_bytes(done, total)
 
@@ -210,7 +228,7 @@ def _tell(on_bytes: OnBytes, before: int, total: int, come: int) -> None:
     on_bytes(before + come, total)
 
 
-def _take(run: Run, shell: Shell, artifact: Artifact, path: Path, tell: Callable[[int], None]) -> bool:
+def _take(run: Run, source: Reader, artifact: Artifact, path: Path, tell: Callable[[int], None]) -> bool:
     """Whether the file is here and right; a wrong one is removed."""
     have = path.stat().st_size if path.exists() else 0
     if have > artifact.bytes:
@@ -219,9 +237,9 @@ def _take(run: Run, shell: Shell, artifact: Artifact, path: Path, tell: Callable
     if have < artifact.bytes or not have:
         with path.open("ab") as file:
             try:
-                shell.get(f"{run.folder}/{artifact.path}", have, _Inlet(file, have, artifact.bytes, tell))
+                source.get(f"{run.folder}/{artifact.path}", have, _Inlet(file, have, artifact.bytes, tell))
             except FileNotFoundError:
-                _explain_mismatch(run, shell, artifact)
+                _explain_mismatch(run, source, artifact)
             except _TooLong:
                 pass  # the digest tells
             file.flush()
@@ -232,9 +250,9 @@ def _take(run: Run, shell: Shell, artifact: Artifact, path: Path, tell: Callable
     return False
 
 
-def _explain_mismatch(run: Run, shell: Shell, artifact: Artifact) -> NoReturn:
+def _explain_mismatch(run: Run, source: Reader, artifact: Artifact) -> NoReturn:
     """Either the set was replaced by a newer one, which is fine, or what lies there is damaged."""
-    now = [a for a in _manifest(run, shell).artifacts if a.of == artifact.of and a.role == artifact.role]
+    now = [a for a in _manifest(run, source).artifacts if a.of == artifact.of and a.role == artifact.role]
     if now == [artifact]:
         raise ArtifactsIncomplete(
             f"{artifact.path} of {run.id} is missing or not what its manifest says (sha256 "

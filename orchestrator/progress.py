@@ -9,15 +9,32 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from orchestrator.run import Run, describe
+from orchestrator.health import Health
+from orchestrator.lease import Bill
+from orchestrator.run import Run
 from trainer.contract import AnyEvent, Dataset, Ended, Epoch, Note, Saved, Started
 
 METRIC = "val_accuracy"
 RECENT_EPOCHS = 10  # durations the ETA looks at
 KEPT_NOTES = 20
 
-State = Literal["starting", "running", "finished", "stopped", "failed", "lost", "unreachable"]
-OVER: frozenset[State] = frozenset({"finished", "stopped", "failed", "lost"})
+STALLED_AFTER = 3  # times an epoch's usual seconds
+STALLED_SECONDS = 60.0  # and no less: short epochs wait for a disk now and then
+
+State = Literal[
+    "starting",
+    "running",
+    "stalled",
+    "finished",
+    "stopped",
+    "interrupted",
+    "capped",
+    "failed",
+    "lost",
+    "unreachable",
+]
+OVER: frozenset[State] = frozenset({"finished", "stopped", "interrupted", "capped", "failed", "lost"})
+CAUSES: dict[str, State] = {"interrupted": "interrupted", "capped": "capped", "hung": "failed"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +79,16 @@ class Progress:
         return max(scored, key=lambda pair: pair[0], default=(0.0, None))[1]
 
     @property
+    def best_value(self) -> float:
+        """The highest val_accuracy; below all others where there is none."""
+        return _value(self.best) if self.best else -math.inf
+
+    def course(self, metric: str) -> list[float | None]:
+        """A metric from the first epoch on, None for epochs without it."""
+        values = {p.epoch: p.metrics.get(metric) for p in self.points}
+        return [values.get(epoch) for epoch in range(1, (self.last.epoch if self.last else 0) + 1)]
+
+    @property
     def seconds_per_epoch(self) -> float | None:
         """The median of the latest epochs' durations."""
         recent = [p.seconds for p in self.points[-RECENT_EPOCHS:]]
@@ -74,6 +101,20 @@ class Progress:
             return None
         running_for = max(0.0, now - last.at)
         return max(0.0, (self.epochs - last.epoch) * each - min(running_for, each))
+
+    def overdue(self, now: float) -> float | None:
+        """Seconds without an epoch, by the machine's clock, where that is too long for this run; else None.
+
+        Not before the attempt's first epoch, for nobody knows how long it takes to read the data; and not
+        after the last planned one, for then the run evaluates, which takes what it takes.
+        """
+        last, each = self.last, self.seconds_per_epoch
+        if last is None or each is None or self.ended or last.epoch >= self.epochs:
+            return None
+        if last.at < (self.attempt_started or 0.0):
+            return None
+        silent = now - last.at
+        return silent if silent > max(STALLED_AFTER * each, STALLED_SECONDS) else None
 
     @property
     def gap(self) -> float | None:
@@ -116,7 +157,9 @@ def _one(now: Progress, event: AnyEvent) -> Progress:
         case Dataset():
             return change(now, dataset=event)
         case Epoch():
-            earlier = tuple(p for p in now.points if p.epoch < event.epoch)
+            earlier = now.points
+            if earlier and earlier[-1].epoch >= event.epoch:
+                earlier = tuple(p for p in earlier if p.epoch < event.epoch)
             point = Point(event.epoch, event.metrics, event.lr, event.seconds, event.t)
             return change(now, points=(*earlier, point))
         case Saved():
@@ -140,6 +183,7 @@ class Status:
     exit: Mapping[str, Any] | None = None
     rebooted: bool = False
     disk_free: int | None = None
+    health: Health | None = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +201,8 @@ class Snapshot:
 
     `now` is the machine's clock. `log` are the log's last lines as they came, not yet made safe for a
     terminal, `log_count` how many lines it has in all. `silence` is how many seconds the machine has not
-    answered, None while it does.
+    answered, None while it does. `status` is what the machine said last, also when that is a while ago.
+    `bill` is what a rented machine costs. `next` is what to type next where that is not a run's.
     """
 
     run: Run
@@ -167,34 +212,18 @@ class Snapshot:
     log: tuple[str, ...] = ()
     log_count: int = 0
     silence: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The object `monitor --json` prints."""
-        last, best = self.progress.last, self.progress.best
-        return {
-            **describe(self.run),
-            "state": self.verdict.state,
-            "attempt": self.progress.attempt,
-            "epoch": last.epoch if last else 0,
-            "epochs": self.progress.epochs or self.run.spec.epochs,
-            "metrics": dict(last.metrics) if last else {},
-            "best": {"epoch": best.epoch, METRIC: best.metrics[METRIC]} if best else None,
-            "lr": last.lr if last else None,
-            "seconds_per_epoch": self.progress.seconds_per_epoch,
-            "eta_seconds": None if self.verdict.state in OVER else self.progress.eta_seconds(self.now),
-            "cost_usd": None,
-            "synthetic": self.run.spec.synthetic,
-            "reason": self.verdict.reason,
-            "error": self.verdict.error,
-            "next": next_step(self),
-        }
+    status: Status | None = None
+    bill: Bill | None = None
+    next: str | None = None
 
 
 def next_step(snapshot: Snapshot) -> str:
     """What to type next."""
+    if snapshot.next:
+        return snapshot.next
     run = snapshot.run.id
     match snapshot.verdict.state:
-        case "starting" | "running":
+        case "starting" | "running" | "stalled":
             return f"ec2emo monitor {run} --follow"
         case "finished":
             return f"ec2emo download {run} --best"
@@ -204,9 +233,11 @@ def next_step(snapshot: Snapshot) -> str:
             return f"ec2emo resume {run}"
 
 
-def judge(progress: Progress, status: Status | None, asked: int = 0) -> Verdict:
-    """Who is believed: the lock, then `ended`, then the exit record. None for `status`: out of reach; then
-    `ended` holds unless a later attempt was `asked` for.
+def judge(progress: Progress, status: Status | None, asked: int = 0, now: float | None = None) -> Verdict:
+    """Who is believed: the lock, then `ended`, then the exit record. A machine's guard that had the run
+    stopped says why in the exit record, which the trainer cannot know. None for `status`: out of reach; then
+    `ended` holds unless a later attempt was `asked` for. `now` is the machine's clock, that of `status`
+    where nothing newer is known.
     """
     if status is None:
         if progress.ended and progress.attempt >= asked:
@@ -214,11 +245,19 @@ def judge(progress: Progress, status: Status | None, asked: int = 0) -> Verdict:
         return Verdict("unreachable", "the machine does not answer")
     if status.alive:
         begun = progress.attempt == status.attempt and progress.attempt > 0
+        if begun and progress.last and progress.overdue(status.now if now is None else now):
+            each, last = progress.seconds_per_epoch, progress.last.epoch
+            return Verdict("stalled", f"an epoch takes {each:.3g} s, and none has come after epoch {last}")
         return Verdict("running" if begun else "starting")
     if status.attempt == 0:
         return Verdict("starting", "not launched yet")
-    if progress.ended and progress.attempt == status.attempt:
-        return _as_ended(progress.ended)
+    ended = progress.ended if progress.attempt == status.attempt else None
+    cause = str(status.exit.get("cause")) if status.exit else ""
+    if status.exit and cause in CAUSES and not (ended and ended.status == "finished"):
+        why = str(status.exit.get("why"))
+        return Verdict(CAUSES[cause], why, why if cause == "hung" else None)
+    if ended:
+        return _as_ended(ended)
     if status.exit:
         return _as_exit(status.exit)
     why = "the machine was restarted" if status.rebooted else "its process is gone without an exit record"

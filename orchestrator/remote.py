@@ -7,13 +7,15 @@ import importlib.util
 import json
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.bundle import Bundle
-from orchestrator.errors import BadRequest, ContactLost, RunFailed
+from orchestrator.errors import BadRequest, RunFailed, StrangeAnswer
+from orchestrator.health import parse
 from orchestrator.machine import Machine
 from orchestrator.progress import Status
 from orchestrator.run import Run
@@ -26,11 +28,20 @@ if TYPE_CHECKING:
 CPU_LOCK, GPU_LOCK = "requirements-cpu.lock", "requirements-gpu.lock"
 ENVIRONMENT_BYTES = 3_000_000_000  # the CPU environment takes 1.8 GB, and pip needs room to unpack
 DATA_PATIENCE = 600.0  # seconds without a sign, while a slow disk is asked for many files
+MIRROR_PATIENCE = 120.0  # seconds for the last of a run to reach S3
 LAUNCH_PATIENCE = 90.0  # seconds without a word from launch.sh
+STATUS_PATIENCE = 20.0  # seconds; a machine that trains on every core takes a while to start a Python
 
 LOOK = (
     "import json, pathlib, sys; from trainer import clips; "
     "print(json.dumps(json.loads(clips.check(pathlib.Path(sys.argv[1])).to_json())))"
+)
+
+SEE = (
+    "import json, tensorflow as tf; made = tf.sysconfig.get_build_info(); "
+    "name = lambda d: tf.config.experimental.get_device_details(d).get('device_name', d.name); "
+    "print(json.dumps({'tensorflow': tf.__version__, 'cuda': made.get('cuda_version'), "
+    "'cudnn': made.get('cudnn_version'), 'gpus': [name(d) for d in tf.config.list_physical_devices('GPU')]}))"
 )
 
 Say = Callable[[str], None]
@@ -39,7 +50,7 @@ OnBytes = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Facts:
-    """What probe.sh found. `code`, `env` and `data` say whether ours is there already."""
+    """What probe.sh found. `code`, `env` and `data` say whether ours is there; `driver` is NVIDIA's."""
 
     root: str
     user: str
@@ -55,6 +66,7 @@ class Facts:
     code: bool
     env: bool
     data: bool
+    driver: str | None = None
 
 
 def probe(shell: Shell, machine: Machine, bundle: Bundle, fingerprint: str = "-") -> Facts:
@@ -76,6 +88,7 @@ def probe(shell: Shell, machine: Machine, bundle: Bundle, fingerprint: str = "-"
             gpus=int(found["gpus"]),
             free_bytes=int(found["free_kb"]) * 1024,
             now=float(found["now"]),
+            driver=found.get("driver") or None,
             **{k: found[k] == "yes" for k in ("python3", "tmux", "writable", "code", "env", "data")},
         )
     except (KeyError, ValueError) as e:
@@ -121,6 +134,18 @@ def environment(shell: Shell, machine: Machine, facts: Facts, bundle: Bundle, sa
         shell, argv, "the Python environment could not be made", facts, timeout=None, on_error_line=say
     )
     return str(_json(out)["python"])
+
+
+def accelerators(shell: Shell, facts: Facts, python: str) -> dict[str, Any]:
+    """What TensorFlow sees there: its version, CUDA's and cuDNN's, the driver's, and the GPUs' names.
+
+    Raises RunFailed.
+    """
+    argv = ["env", "TF_CPP_MIN_LOG_LEVEL=3", python, "-P", "-c", SEE]
+    seen = _json(
+        _checked(shell, argv, "TensorFlow could not be asked for GPUs", facts, timeout=DATA_PATIENCE)
+    )
+    return {**seen, "driver": facts.driver}
 
 
 def send_data(
@@ -232,12 +257,17 @@ def launch(
     raise RunFailed(f"the supervisor of {run.id} did not start: {said}", run=run.id)
 
 
-def status(shell: Shell, run: Run) -> Status:
-    """Ask the kernel and the supervisor. Raises ContactLost when there is no sensible answer."""
+def status(shell: Shell, run: Run, *, health: bool = False) -> Status:
+    """Ask the kernel and the supervisor; with `health` also the GPUs, memory and load.
+
+    Raises ContactLost, StrangeAnswer when there is no sensible answer.
+    """
+    asked = ["--health"] if health else []
     try:
-        return contract.build(Status, _supervise(shell, run, "status"), "the supervisor's answer")
+        answer = _supervise(shell, run, "status", *asked)
+        return contract.build(Status, answer | {"health": parse(answer.get("health"))}, "its answer")
     except contract.ContractError as e:
-        raise ContactLost(f"{e}: look with 'ec2emo ssh {run.id}'", run=run.id) from e
+        raise StrangeAnswer(f"{e}: look with 'ec2emo ssh {run.id}'", run=run.id) from e
 
 
 def stop(shell: Shell, run: Run, *, kill: bool) -> bool:
@@ -245,15 +275,46 @@ def stop(shell: Shell, run: Run, *, kill: bool) -> bool:
     return bool(_supervise(shell, run, "stop", *(["--kill"] if kill else []))["asked"])
 
 
+def restore(shell: Shell, run: Run, code: str, python: str) -> int | None:
+    """Bring the run's folder back from its copy in S3: how many files it has; None when it is there already.
+
+    Raises RunFailed.
+    """
+    argv = ["env", f"PYTHONPATH={code}", python, "-P", "-m", "remote_env.mirror", "restore", run.folder]
+    answer = shell.run(argv, timeout=DATA_PATIENCE)
+    if answer.code != 0:
+        raise RunFailed(f"{run.id} could not be brought back from S3 ({answer.last_error})", run=run.id)
+    restored = _json(answer.out)["restored"]
+    return None if restored is None else int(restored)
+
+
+def await_mirror(shell: Shell, run: Run, attempt: int) -> bool:
+    """Whether the copy of an ended attempt became whole while it was waited for."""
+    until = time.monotonic() + MIRROR_PATIENCE
+    mark = f"{run.folder}/mirrored"
+    while shell.run(["cat", mark]).out.strip() != str(attempt).encode():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def note_collected(shell: Shell, run: Run, digests: Iterable[str]) -> None:
+    """Leave a mark of what is home: a rented machine's guard ends it only when nothing would be lost."""
+    script = 'file=$1; shift; printf "%s\\n" "$@" >>"$file"'
+    shell.run(["sh", "-c", script, "note_collected", f"{run.folder}/collected", *digests])
+
+
 def _supervise(shell: Shell, run: Run, verb: str, *options: str) -> dict[str, Any]:
     last = run.attempts[-1] if run.attempts else None
     if last is None or run.python is None:
         raise BadRequest(f"{run.id} was never launched: deploy again", run=run.id)
     script = f"{run.root}/code/{last.code}/remote_env/supervise.py"
-    answer = shell.run([run.python, "-IS", script, verb, run.folder, *options])
+    argv = [run.python, "-IS", script, verb, run.folder, *options]
+    answer = shell.run(argv, timeout=STATUS_PATIENCE)
     if answer.code != 0:
         where = run.machine.name if run.machine else run.where
-        raise ContactLost(
+        raise StrangeAnswer(
             f"{where} answers, but not for {run.id} ({answer.last_error}): was {run.root} moved or cleaned?",
             run=run.id,
         )
@@ -280,9 +341,9 @@ def _json(out: bytes) -> dict[str, Any]:
     try:
         body = json.loads(lines[-1])
     except (ValueError, RecursionError) as e:
-        raise ContactLost(f"the machine's answer is not readable: {lines[-1]!r:.120}") from e
+        raise StrangeAnswer(f"the machine's answer is not readable: {lines[-1]!r:.120}") from e
     if not isinstance(body, Mapping):
-        raise ContactLost(f"the machine's answer is not readable: {lines[-1]!r:.120}")
+        raise StrangeAnswer(f"the machine's answer is not readable: {lines[-1]!r:.120}")
     return dict(body)
 
 

@@ -6,11 +6,13 @@ import dataclasses
 import re
 import secrets
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator import machine as machines
 from orchestrator.errors import BadRequest
-from orchestrator.machine import Machine
+from orchestrator.machine import Machine, Terms
 from trainer import contract
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -28,7 +30,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `data` and `where` are what `--data` and `--on` said; `machine` is None until one is there."""
+    """One run. `data` and `where` are what `--data` and `--on` said; `machine` is None until one is there.
+
+    `terms` are those for renting one, None where none is rented. `accelerators` is what TensorFlow saw on a
+    rented machine: GPUs, driver, versions.
+    """
 
     id: str
     spec: contract.Spec
@@ -39,6 +45,8 @@ class Run:
     root: str | None = None
     python: str | None = None
     attempts: tuple[Asked, ...] = ()
+    terms: Terms | None = None
+    accelerators: Mapping[str, Any] | None = None
 
     @property
     def folder(self) -> str:
@@ -73,7 +81,7 @@ class Run:
 def parse(data: bytes, name: str) -> Run:
     """The run in `data`. Raises contract.ContractError when it is not one."""
     body = contract.parse_object(data, name)
-    machine, attempts = body.get("machine"), body.get("attempts", [])
+    machine, attempts, terms = body.get("machine"), body.get("attempts", []), body.get("terms")
     if not isinstance(attempts, list):
         raise contract.ContractError(f"{name} has no list of attempts")
     return contract.build(
@@ -82,6 +90,7 @@ def parse(data: bytes, name: str) -> Run:
             **body,
             "spec": contract.build(contract.Spec, body.get("spec"), name),
             "machine": None if machine is None else contract.build(Machine, machine, name),
+            "terms": None if terms is None else machines.terms(terms, name),
             "attempts": tuple(contract.build(Asked, a, name) for a in attempts),
         },
         name,

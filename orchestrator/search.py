@@ -38,7 +38,7 @@ def choose(store: Store, where: str, key: str | None, *, yes: bool) -> str:
         found = here(store, telling)
         wish = providers.wish_for(where, key)
         if wish.provider == "attached":
-            with open_shell(providers.load(wish.provider).acquire(wish, "search")) as shell:
+            with open_shell(providers.load(wish.provider).acquire(wish, None)) as shell:
                 found += there(shell)
     usable = [one for one in found if one.usable]
     number = 0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tomlkit
 
+from orchestrator import machine
 from orchestrator.errors import BadRequest
+from orchestrator.machine import Terms
 from trainer import contract
 
 FILE = "ec2emo.toml"
@@ -17,12 +19,16 @@ FILE = "ec2emo.toml"
 
 @dataclass(frozen=True)
 class Settings:
-    """What the file may say, its paths absolute. `path` is the file itself, None without one."""
+    """What the file may say, its paths absolute. `path` is the file itself, None without one.
+
+    `ec2` is a table of the file: the terms on which machines are rented.
+    """
 
     on: str | None = None
     data: str | None = None
     identity: str | None = None
     path: Path | None = None
+    ec2: Terms = field(default_factory=Terms)
 
 
 def read(start: Path | None = None) -> Settings:
@@ -36,6 +42,7 @@ def read(start: Path | None = None) -> Settings:
     except (OSError, ValueError) as e:
         raise BadRequest(f"cannot read {path}: {e}; mend it, or write it anew with 'ec2emo init'") from e
     known = {f.name for f in dataclasses.fields(Settings)} - {"path"}
+    rented = body.pop("ec2", {})
     for key, value in body.items():
         if key not in known:
             raise BadRequest(
@@ -47,7 +54,7 @@ def read(start: Path | None = None) -> Settings:
         body["data"] = _from(path, body["data"])
     if "identity" in body:
         body["identity"] = _from(path, body["identity"])
-    return Settings(**body, path=path)
+    return Settings(**body, path=path, ec2=_terms(path, rented))
 
 
 def write(folder: Path, *, on: str, data: str | None, identity: str | None) -> Path:
@@ -72,6 +79,21 @@ def write(folder: Path, *, on: str, data: str | None, identity: str | None) -> P
 def is_folder(data: str) -> bool:
     """Whether `--data` names a folder on this machine, not `demo`, `remote:PATH` or `s3://...`."""
     return data != "demo" and not data.startswith(("remote:", "s3://"))
+
+
+def _terms(path: Path, table: object) -> Terms:
+    """The terms under [ec2]. Raises BadRequest for what is unknown there, or of another kind."""
+    if not isinstance(table, dict):
+        raise BadRequest(f"{path}: ec2 is a table, written [ec2]")
+    unknown = sorted(set(table) - set(machine.TERMS))
+    if unknown:
+        raise BadRequest(
+            f"{path} has an unknown setting ec2.{unknown[0]!s:.60}; known are {', '.join(machine.TERMS)}"
+        )
+    try:
+        return machine.terms(table, f"{path} under [ec2]")
+    except contract.ContractError as e:
+        raise BadRequest(f"{e}: mend it") from e
 
 
 def _from(path: Path, named: str) -> str:

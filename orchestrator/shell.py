@@ -1,4 +1,4 @@
-"""A machine is spoken to through a Shell of four verbs: run, read, get, close. This file has the local one.
+"""A machine is spoken to through a Shell: run, read, get, serve, close. This file has the local one.
 
 The other, over SSH, is `orchestrator.ssh`; one test suite runs over both.
 """
@@ -10,7 +10,8 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,12 @@ READ_LIMIT = 1 << 20
 COPY_CHUNK = 1 << 18
 
 Input = bytes | Iterable[bytes]
+PortIn = Callable[[str], int | None]
 OnLine = Callable[[str], None]
+
+
+class ServerEnded(Exception):
+    """A server ended before it listened; what it said last."""
 
 
 class Sink(Protocol):
@@ -46,7 +52,32 @@ class Result:
         return lines[-1] if lines else f"exit code {self.code}, without a word"
 
 
-class Shell(Protocol):
+class Reader(Protocol):
+    """What following and downloading need: a machine, or what is kept of a run elsewhere.
+
+    Every verb raises ContactLost when there is no answer.
+    """
+
+    def read(self, path: str, offset: int, limit: int = READ_LIMIT) -> bytes:
+        """Up to `limit` bytes of a growing file from `offset`; empty while there are none, or no file."""
+        ...
+
+    def get(self, path: str, offset: int, into: Sink) -> None:
+        """Copy a file from `offset` to its end into `into`. Raises FileNotFoundError."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; what runs there goes on."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Shell(Reader, Protocol):
     """What ec2emo needs of a machine. Every verb raises ContactLost when the machine does not answer."""
 
     def run(
@@ -62,12 +93,11 @@ class Shell(Protocol):
         """
         ...
 
-    def read(self, path: str, offset: int, limit: int = READ_LIMIT) -> bytes:
-        """Up to `limit` bytes of a growing file from `offset`; empty while there are none, or no file."""
-        ...
-
-    def get(self, path: str, offset: int, into: Sink) -> None:
-        """Copy a file from `offset` to its end into `into`. Raises FileNotFoundError."""
+    def serve(self, argv: Sequence[str], port_in: PortIn, port: int = 0) -> AbstractContextManager[int]:
+        """Run a server there for as long as the block lasts, and lead a port of this machine's loopback to
+        the one it listens on, which `port_in` finds in its lines. Answers the port here, `port` where that
+        is not 0. Raises ServerEnded when it ends before it listens.
+        """
         ...
 
     def close(self) -> None:
@@ -132,6 +162,24 @@ class LocalShell:
             while chunk := f.read(COPY_CHUNK):
                 into.write(chunk)
 
+    @contextlib.contextmanager
+    def serve(self, argv: Sequence[str], port_in: PortIn, port: int = 0) -> Iterator[int]:
+        """See Shell.serve; `port` is the server's own here, which its command line says."""
+        process = subprocess.Popen(
+            watched(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            yield listening(iter(process.stdout.readline, b""), port_in)
+        finally:
+            process.stdin.close()
+            process.stdout.close()
+            process.wait()
+
     def close(self) -> None:
         """See Shell.close."""
 
@@ -142,6 +190,24 @@ class LocalShell:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def listening(lines: Iterable[bytes], port_in: PortIn) -> int:
+    """The port that a server names in one of its lines. Raises ServerEnded when there are no more."""
+    last = ""
+    for line in lines:
+        text = line.decode("utf-8", "replace").strip()
+        port = port_in(text)
+        if port is not None:
+            return port
+        last = text or last
+    raise ServerEnded(last or "it said nothing")
+
+
+def watched(argv: Sequence[str]) -> list[str]:
+    """A command that ends with its standard input: with the line, the client, or the block that began it."""
+    script = 'exec 3<&0; "$@" </dev/null & pid=$!; (cat; kill $pid) <&3 >/dev/null 2>&1 & wait $pid'
+    return ["sh", "-c", script, "serve", *argv]
 
 
 def _read_lines(stream: IO[bytes], on_line: OnLine | None) -> bytes:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator import aliases, data, providers, remote
 from orchestrator import bundle as bundles
-from orchestrator import data, providers, remote
 from orchestrator.connect import open_shell
-from orchestrator.errors import BadRequest
+from orchestrator.errors import BadRequest, RunFailed
 from orchestrator.run import Asked, Run
 from orchestrator.shell import Shell
 from orchestrator.store import Store
@@ -47,11 +47,7 @@ def begin(
     `report` is what was seen of the data here; None when it lies on the machine or was sent before.
     Raises every Ec2emoError.
     """
-    if run.machine is None:
-        wish = providers.wish_for(run.where, key)
-        machine = providers.load(wish.provider).acquire(wish, run.id)
-        run = dataclasses.replace(run, machine=machine)
-        store.save(run)
+    run = _with_machine(store, run, key, telling)
     assert run.machine is not None
     bundle = bundles.make()
     shell = open_shell(run.machine)
@@ -61,6 +57,8 @@ def begin(
         code = remote.code_dir(facts, bundle)
         python = remote.environment(shell, run.machine, facts, bundle, telling.phase)
         run = dataclasses.replace(run, root=facts.root, python=python)
+        run = _see_gpus(store, run, shell, facts, telling)
+        _bring_back(run, shell, code, telling)
         run = _settle_data(store, run, shell, facts, code, report, telling)
         asked = Asked(attempt.token, time.time(), bundle.hash)
         run = run.with_attempt(asked)
@@ -72,6 +70,61 @@ def begin(
         shell.close()
         raise
     return run, shell
+
+
+def _see_gpus(store: Store, run: Run, shell: Shell, facts: remote.Facts, telling: Telling) -> Run:
+    """With what TensorFlow sees of a rented machine. Raises RunFailed when a GPU is paid for and not seen."""
+    assert run.machine is not None and run.python is not None
+    renter = providers.renter(run.machine.provider)
+    if renter is None:
+        return run
+    telling.phase("looking at the GPU")
+    seen = remote.accelerators(shell, facts, run.python)
+    name = run.machine.name
+    run = dataclasses.replace(run, accelerators=seen)
+    store.save(run)
+    if not seen["gpus"] and renter.has_gpu(store, run) and not (run.terms and run.terms.allow_cpu):
+        driver = f"driver {facts.driver}" if facts.driver else "no driver"
+        raise RunFailed(
+            f"{name} is paid for its GPU, and TensorFlow {seen['tensorflow']} sees none ({driver}): choose "
+            f"another image, or 'ec2emo resume {run.id} --allow-cpu' trains on its CPU; it costs on until "
+            f"'ec2emo machines terminate {name}'",
+            run=run.id,
+        )
+    return run
+
+
+def _bring_back(run: Run, shell: Shell, code: str, telling: Telling) -> None:
+    """On a new machine, what an earlier one has kept of the run in S3."""
+    assert run.machine is not None and run.python is not None
+    if run.machine.store is None or not run.attempts:
+        return
+    files = remote.restore(shell, run, code, run.python)
+    if files:
+        telling.phase(f"brought {files} files of {run.id} back from S3")
+    elif files == 0 and any(asked.number for asked in run.attempts):
+        telling.phase(f"nothing of {run.id} had reached S3 yet: it starts over")
+
+
+def _with_machine(store: Store, run: Run, key: str | None, telling: Telling) -> Run:
+    """With a machine that is there; one that is rented may have ended, moved, or never come."""
+    if run.machine is not None and not providers.renter(run.machine.provider):
+        return run
+    wish = providers.wish_for(run.where, key)
+    machine = providers.load(wish.provider).acquire(wish, providers.Errand(run, store, telling.phase))
+    if machine != run.machine:
+        run = dataclasses.replace(run, machine=machine)
+        store.save(run)
+        aliases.write(store, run)
+    return run
+
+
+def call_off(store: Store, run_id: str, telling: Telling) -> None:
+    """Give back a rented machine on which nothing was launched; what was, goes on."""
+    run = store.load(run_id)
+    if not run.attempts:
+        for renter in providers.renters():
+            renter.roll_back(providers.Errand(run, store, telling.phase))
 
 
 def _settle_data(

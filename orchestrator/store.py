@@ -1,9 +1,13 @@
-"""The runs folder at home: one folder a run, of the same shape as on the machine, plus `run.json`."""
+"""The runs folder at home: one folder a run, of the same shape as on the machine, plus `run.json`.
+
+Where a machine was rented for it, `lease.json` too.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
@@ -12,13 +16,16 @@ from pathlib import Path
 
 import platformdirs
 
+from orchestrator import lease as leases
 from orchestrator import run as runs
 from orchestrator.errors import BadRequest
+from orchestrator.lease import Lease
 from orchestrator.run import Run
 from trainer import contract
 from trainer.contract import RunDir
 
 RECORD = "run.json"
+LEASE = "lease.json"
 
 
 def home() -> Path:
@@ -105,6 +112,66 @@ class Store:
                 damaged.append(run_id)
         return sorted(readable, key=lambda r: (r.created, r.id)), sorted(damaged)
 
+    def lease(self, run_id: str) -> Lease | None:
+        """What was rented for a run, None when nothing was. Raises BadRequest when it cannot be read."""
+        path = self._lease(run_id)
+        try:
+            return leases.parse(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise BadRequest(f"cannot read {path} ({e.strerror}): make it readable", run=run_id) from e
+        except contract.ContractError as e:
+            raise BadRequest(
+                f"{e}; if it is damaged, move it away: 'ec2emo gc' finds its machine by the tags", run=run_id
+            ) from e
+
+    def keep_lease(self, lease: Lease) -> None:
+        """Write it down; one before it, of another machine, stays beside it. Raises BadRequest."""
+        path = self._lease(lease.run)
+        with _writing(path, lease.run):
+            before = self.lease(lease.run)
+            if before and before.number != lease.number:
+                kept = path.with_name(f"lease-{before.number}.json")
+                contract.publish(kept, before.to_json())
+            contract.publish(path, lease.to_json())
+
+    def leases(self) -> list[Lease]:
+        """The latest lease of every run that has a readable one, whether or not the run has a record."""
+        try:
+            names = [p.parent.name for p in self.runs.glob(f"[!.]*/{LEASE}")]
+        except OSError:
+            return []
+        found = []
+        for name in sorted(names):
+            with contextlib.suppress(BadRequest):
+                found.append(self.lease(name))
+        return [lease for lease in found if lease is not None]
+
+    @contextlib.contextmanager
+    def holding(self, run_id: str) -> Iterator[None]:
+        """Alone with what is rented for a run, until the end of the block or of the process.
+
+        Raises BadRequest, naming the other process, while another is at it.
+        """
+        path = self.dir(run_id).root / ".lease.lock"
+        with _writing(path, run_id):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if not _locked(fd):
+                who = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                raise BadRequest(
+                    f"another ec2emo (process {who}) is at work on the machine of {run_id}: wait for it, or "
+                    f"end it, and repeat the command",
+                    run=run_id,
+                )
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            yield
+        finally:
+            os.close(fd)
+
     def note_state(self, run_id: str, state: str, at: float) -> None:
         """Remember what the machine said last, for lists that ask nobody; losing it costs nothing."""
         with contextlib.suppress(OSError):
@@ -156,8 +223,19 @@ class Store:
     def _seen(self, run_id: str) -> Path:
         return self.dir(run_id).root / "seen.json"
 
+    def _lease(self, run_id: str) -> Path:
+        return self.dir(run_id).root / LEASE
+
     def _record(self, run_id: str) -> Path:
         return self.dir(run_id).root / RECORD
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

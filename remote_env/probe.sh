@@ -17,6 +17,7 @@ lock=$cpu
 if [ "$(is nvidia-smi -L)" = yes ]; then
     lock=$gpu
     echo "gpus=$(nvidia-smi -L 2>/dev/null | wc -l | tr -d ' ')"
+    echo "driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)"
 else
     echo "gpus=0"
 fi

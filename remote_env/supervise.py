@@ -3,7 +3,7 @@
     supervise.py begin RUN_DIR TOKEN        < {"spec": {...}}     write the spec; was TOKEN started before?
     supervise.py run RUN_DIR VIA ATTEMPT_JSON CMD...              hold the lock, start CMD, record its end
     supervise.py await RUN_DIR TOKEN                              wait for the word of `run`
-    supervise.py status RUN_DIR
+    supervise.py status RUN_DIR [--health]
     supervise.py stop RUN_DIR [--kill]
 
 Every verb but `run` prints one JSON object. `run` writes `attempts/N.json`, `process.json`, `exit.json`
@@ -29,11 +29,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # which -I keeps off
+from remote_env import health
+from remote_env.kernel import boot_id, free_bytes, oom_kills, started_ticks
+
 LOCK_PATIENCE = 2.0  # seconds; `status` may hold the lock for an instant
 AWAIT_PATIENCE = 30.0  # seconds from the launch to the supervisor's word
 TAIL_BYTES = 4096
 RESERVE_BYTES = 16384  # blocks kept for exit.json, so that a full disk cannot hide how a run ended
 TAKEN = 75  # EX_TEMPFAIL: somebody else holds the run
+BEAT_SECONDS = 5.0  # how often a guarded trainer is looked at
+BUSY_SHARE = 0.02  # of one core: less is a trainer that hangs
+HUNG_PATIENCE = 60.0  # seconds a trainer that hangs has to heed what it is asked
 
 
 def main(argv: list[str]) -> int:
@@ -47,6 +54,8 @@ def main(argv: list[str]) -> int:
         answer = await_word(run_dir, argv[2])
     elif verb == "status":
         answer = status(run_dir)
+        if "--health" in argv[2:]:
+            answer["health"] = health.health(run_dir)
     elif verb == "stop":
         answer = stop(run_dir, kill="--kill" in argv[2:])
     else:
@@ -83,7 +92,8 @@ def run(run_dir: Path, via: str, attempt: dict[str, Any], command: list[str]) ->
     attempt["number"] = number = 1 + max(numbers(run_dir), default=0)
     keep_previous_exit(run_dir, number - 1)
     reserve(run_dir)
-    (run_dir / "stop").unlink(missing_ok=True)
+    for left in ("stop", "mirrored"):
+        (run_dir / left).unlink(missing_ok=True)
     publish(run_dir / "attempts" / f"{number}.json", attempt)
 
     oom_before, began = oom_kills(), time.time()
@@ -111,12 +121,18 @@ def run(run_dir: Path, via: str, attempt: dict[str, Any], command: list[str]) ->
     signal.signal(signal.SIGTERM, lambda *_: ask_to_stop(run_dir, trainer.pid))
     if sys.stdout.isatty():
         threading.Thread(target=show_log, args=(run_dir / "train.log",), daemon=True).start()
+    notice = None
+    if guard_of(run_dir).exists():
+        start_mirror(run_dir, command[0])
+        notice = attend(run_dir, trainer)
     code = trainer.wait()
     end = {
         "attempt": number,
         "code": code if code >= 0 else None,
         "signal": signal.Signals(-code).name if code < 0 else None,
         "stopped": (run_dir / "stop").exists(),
+        "cause": notice and notice["cause"],
+        "why": notice and notice["why"],
         "oom": code == -signal.SIGKILL and oom_kills() > oom_before,
         "ended": time.time(),
         "seconds": time.time() - began,
@@ -124,6 +140,57 @@ def run(run_dir: Path, via: str, attempt: dict[str, Any], command: list[str]) ->
     }
     publish_reserved(run_dir, end)
     return 0
+
+
+def guard_of(run_dir: Path) -> Path:
+    """Where the guard of a rented machine has its files (see guard.py); elsewhere nothing is there."""
+    return run_dir.parent.parent / "guard"
+
+
+def start_mirror(run_dir: Path, python: str) -> None:
+    """Have the run copied to S3 where the machine was given a bucket, by a process that outlives this one."""
+    if not (load(guard_of(run_dir) / "guard.json") or {}).get("bucket"):
+        return
+    with (run_dir / "mirror.log").open("ab") as log, contextlib.suppress(OSError):
+        argv = [python, "-P", "-m", "remote_env.mirror", "keep", str(run_dir)]
+        subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+def attend(run_dir: Path, trainer: subprocess.Popen[bytes]) -> dict[str, Any] | None:
+    """Wait for the trainer on a guarded machine: a heartbeat while it works, and an end when the guard asks.
+
+    Returns the notice that ended it, None when there was none.
+    """
+    heeded: dict[str, Any] | None = None
+    seen = work_done(run_dir, trainer.pid)
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            trainer.wait(BEAT_SECONDS)
+            return heeded
+        now = work_done(run_dir, trainer.pid)
+        if now[0] != seen[0] or now[1] - seen[1] >= BUSY_SHARE * BEAT_SECONDS:
+            with contextlib.suppress(OSError):
+                (run_dir / "heartbeat").touch()
+        seen = now
+        notice = load(guard_of(run_dir) / "notice.json")
+        if heeded is None and notice and notice["cause"]:
+            heeded = {**notice, "heeded": time.monotonic()}
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(trainer.pid, signal.SIGTERM)
+        elif heeded and heeded["cause"] == "hung" and time.monotonic() - heeded["heeded"] > HUNG_PATIENCE:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(trainer.pid, signal.SIGKILL)
+
+
+def work_done(run_dir: Path, pid: int) -> tuple[list[int], float]:
+    """What grows as a trainer works: its files, in bytes; the seconds it and its children have computed."""
+    files = [run_dir / "events.jsonl", run_dir / "train.log"]
+    sizes = [file.stat().st_size for file in files if file.exists()]
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sizes, sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return sizes, 0.0
 
 
 def await_word(run_dir: Path, token: str) -> dict[str, Any]:
@@ -293,43 +360,6 @@ def show_log(path: Path) -> None:
             sys.stdout.buffer.write(f.read())
             sys.stdout.flush()
             time.sleep(0.2)
-
-
-def started_ticks(pid: int) -> str | None:
-    """When a process started, by the kernel; tells it from a later one with the same number."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        asked = subprocess.run(
-            ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-        )
-        return asked.stdout.strip() or None
-
-
-def boot_id() -> str | None:
-    """Differs after every boot; None where the kernel does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-
-
-def oom_kills() -> int:
-    """How many processes the kernel has killed for memory since it booted; 0 where it does not tell."""
-    try:
-        counters = Path("/proc/vmstat").read_text().split()
-        return int(counters[counters.index("oom_kill") + 1])
-    except (OSError, ValueError):
-        return 0
-
-
-def free_bytes(folder: Path) -> int | None:
-    """Room left where the run lies."""
-    try:
-        room = os.statvfs(folder)
-    except OSError:
-        return None
-    return room.f_bavail * room.f_frsize
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ import pytest
 from orchestrator.connect import open_shell
 from orchestrator.machine import Machine
 from orchestrator.shell import LocalShell, Shell
+from tests.cloud.fixtures import cloud, cloud_image, cloud_moto
+
+__all__ = ["cloud", "cloud_image", "cloud_moto"]
 
 PATIENCE = 180.0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,27 +24,39 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 DIED = 9
 
 
-def crash_points(prepare: Callable[[], object], act: Callable[[], object]) -> Iterator[int]:
+def crash_points(
+    prepare: Callable[[], object], act: Callable[[], object], *, first: int = 1, every: int = 1
+) -> Iterator[int]:
     """Yield once for each point at which `act` was killed, each time after a fresh `prepare`.
 
     The process that acts ends without a word right before the change, as `kill -9` would end it. At the
     end `act` has run through once, and there was more than one point to die at.
     """
-    point = 0
+    point = first
     while True:
-        point += 1
         prepare()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # threads of other tests do not matter here
-            pid = os.fork()
-        if pid == 0:
-            _die_at(point, act)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        assert code in (0, DIED), f"ended with {code} at point {point}"
-        if code == 0:
+        if not dies(functools.partial(_die_at, point, act)):
             assert point > 3, "the hook saw nothing"
             return
         yield point
+        point += every
+
+
+def dies(act: Callable[[], object]) -> bool:
+    """Whether a process of its own that does `act` was killed on the way. It may not end otherwise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads of other tests do not matter here
+        pid = os.fork()
+    if pid == 0:
+        try:
+            act()
+            os._exit(0)
+        finally:
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code in (0, DIED, -signal.SIGKILL), f"ended with {code}"
+    return code != 0
 
 
 def _die_at(point: int, act: Callable[[], object]) -> None:
@@ -55,10 +69,5 @@ def _die_at(point: int, act: Callable[[], object]) -> None:
             if left == 0:
                 os._exit(DIED)
 
-    try:
-        sys.addaudithook(hook)
-        act()
-        os._exit(0)
-    finally:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
-        os._exit(1)
+    sys.addaudithook(hook)
+    act()

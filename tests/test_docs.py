@@ -63,5 +63,5 @@ def test_every_command_has_help_with_an_example() -> None:
 
 
 def test_every_provider_says_how_its_places_are_written() -> None:
-    assert providers.names() == ["attached", "local"]
+    assert providers.names() == ["attached", "ec2", "local"]
     assert all(providers.load(name).HELP for name in providers.names())

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import bundle, data, providers, settings, start, view
+from orchestrator import bundle, data, providers, settings, view
 from orchestrator import run as runs
 from orchestrator import search as search_
+from orchestrator.commands import _renting
+from orchestrator.commands._again import Persistence, persistence
 from orchestrator.commands.monitor import watch
-from orchestrator.errors import BadRequest, Ec2emoError
+from orchestrator.errors import BadRequest, Ec2emoError, RunFailed
 from orchestrator.follow import Follower
 from orchestrator.progress import Snapshot
+from orchestrator.providers import Errand, Wish
 from orchestrator.run import Run, describe
 from orchestrator.settings import Settings, is_folder
 from orchestrator.store import Store
 from trainer import contract, recipes
 
 if TYPE_CHECKING:
+    from orchestrator.shell import Shell
     from trainer.clips import Report
 
 HOLD_SECONDS = 20.0  # how long deploy waits for the trainer's first word
@@ -30,7 +34,8 @@ HOLD_SECONDS = 20.0  # how long deploy waits for the trainer's first word
 def command(
     recipe: Annotated[str, typer.Argument(help="The recipe to train; 'ec2emo recipes' lists them.")],
     on: Annotated[
-        str | None, typer.Option(help="Where: local, ssh://user@host:port, or a Host of ~/.ssh/config.")
+        str | None,
+        typer.Option(help="Where: local, ssh://user@host:port, a Host of ~/.ssh/config, ec2, or i-…."),
     ] = None,
     data_: Annotated[
         str | None,
@@ -38,9 +43,6 @@ def command(
     ] = None,
     search: Annotated[
         bool, typer.Option("--search", help="List the features in usual folders, and ask which.")
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Do not ask where one answer alone makes sense.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="The most epochs to train.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
@@ -57,6 +59,38 @@ def command(
     seed: Annotated[int, typer.Option(help="Of the split, the weights and the order of clips.")] = 42,
     name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
     identity: Annotated[Path | None, typer.Option(help="The private key for SSH.")] = None,
+    instance_type: Annotated[
+        list[str] | None, typer.Option(help="EC2: a type to ask for, the first leading; may be repeated.")
+    ] = None,
+    spot: Annotated[
+        bool | None, typer.Option("--spot/--on-demand", help="EC2: spot first, or no spot.")
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(help="EC2: the region; else that of your AWS settings.")
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(help="EC2: the machine ends itself after so long; 12 without it.")
+    ] = None,
+    max_cost: Annotated[float | None, typer.Option(help="EC2: the most it may cost, in US dollars.")] = None,
+    via: Annotated[
+        str | None, typer.Option(help="EC2: ssm or eice, a tunnel in place of an open port.")
+    ] = None,
+    allow_from: Annotated[
+        str | None, typer.Option(help="EC2: who may reach port 22 (CIDR); else this computer alone.")
+    ] = None,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="EC2: treat a machine of yours as if ec2emo had made it.")
+    ] = False,
+    allow_cpu: Annotated[
+        bool, typer.Option("--allow-cpu", help="EC2: train on the CPU where no GPU is seen.")
+    ] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="With --follow: go on whenever the machine is taken away.")
+    ] = False,
+    yes: Annotated[
+        bool,
+        typer.Option("--yes", "-y", help="Do not ask: yes, or the only choice."),
+    ] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Stay and watch.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be done, and do nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
@@ -67,6 +101,8 @@ def command(
     connection, this computer.
 
     Example: ec2emo deploy v9_attention --on ssh://ubuntu@gpu.example.org --data features --follow
+
+    Example: ec2emo deploy v9_attention --on ec2 --data features --max-cost 5 --follow
     """
     chosen, params = _recipe(recipe, set_ or [])
     here = settings.read()
@@ -77,11 +113,29 @@ def command(
     named = data_ or here.data
     if named is None and not search:
         raise BadRequest(data.THREE_WAYS)
-    providers.wish_for(where, key)  # what cannot be is refused before the data are looked at
-    if split not in (None, "speaker", "clip"):
-        raise BadRequest(f"--split is speaker or clip, not {split!r:.40}")
+    wish = providers.wish_for(where, key)  # what cannot be is refused before the data are looked at
+    terms = _renting.terms(
+        wish,
+        here,
+        instance_types=instance_type,
+        spot=spot,
+        region=region,
+        max_hours=max_hours,
+        max_cost=max_cost,
+        via=via,
+        allow_from=allow_from,
+        adopt=adopt,
+        allow_cpu=allow_cpu,
+    )
+    if folds and terms:
+        raise BadRequest(
+            "--folds trains its runs one after another on one machine, and one is rented for each run: name "
+            "a machine you have, or deploy without --folds"
+        )
+    data.refuse_split(split)
     run_id = runs.new_id(chosen.TAG, name)
     store = Store()
+    again = persistence(store, follow=follow, asked=auto_resume)
     if search or named is None:
         named = search_.choose(store, where, key, yes=yes)
     report = _look(named, where, store)
@@ -95,53 +149,54 @@ def command(
         batch_size=batch_size or chosen.BATCH_SIZE,
         params=params,
         seed=seed,
-        split=split or _split(report),
+        split=data.split_of(report, split) if report else split or "",
         synthetic=bool(report and report.synthetic),
     )
     place = str(data.folder_of(named, store)) if is_folder(named) else named
-    run = Run(run_id, spec, where=where, data=place, created=time.time())
+    run = Run(run_id, spec, where=where, data=place, created=time.time(), terms=terms)
     if folds and report:
-        data.refuse_folds(report, spec.split, folds, seed)
+        data.folds(report, spec.split, folds, seed)
     if plan:
-        _show_plan(run, report, folds, json=json)
+        _show_plan(run, report, folds, wish, json=json)
         return
-    all_ = runs.folded(run, folds) if folds else [run]
-    followers = _begin(store, all_, key, report)
+    _renting.consent(wish, Errand(run, store, view.say), yes=yes)
+    followers = _begin(store, runs.folded(run, folds) if folds else [run], key, report)
     if folds:
         _folds_started(run.id, followers, follow=follow, json=json)
     else:
-        started(followers[0], follow=follow, json=json)
+        started(followers[0], follow=follow, json=json, again=again)
 
 
 def _begin(store: Store, all_: list[Run], key: str | None, report: Report | None) -> list[Follower]:
-    """The first start of each run; all are written down before any is started."""
+    """The first start of each run, on one machine; all are written down before any is started."""
     for run in all_:
         store.create(run)
     followers: list[Follower] = []
     for run in all_:
-        attempt = contract.Attempt(number=0, token=runs.new_token())
+        machine = followers[0].run.machine if followers else None
         try:
-            with view.progress(f"{run.id} on {run.where}", unit="bytes") as telling:
-                begun, shell = start.begin(
-                    store, run, attempt, key=key, report=report, telling=start.Telling(telling.phase, telling)
-                )
+            begun, shell = _start(store, dataclasses.replace(run, machine=machine), key, report)
         except Ec2emoError:
             for left in all_[len(followers) :]:
                 view.say(
-                    f"{left.id} is written down: once that is mended, 'ec2emo resume {left.id}' goes on "
-                    "with it"
+                    f"{left.id} is written down: once that is mended, 'ec2emo resume {left.id}' starts it"
                 )
             raise
-        shell.close()
-        followers.append(Follower(store, begun))
+        if followers:
+            shell.close()
+        followers.append(Follower(store, begun, None if followers else shell))
     return followers
+
+
+def _start(store: Store, run: Run, key: str | None, report: Report | None) -> tuple[Run, Shell]:
+    attempt = contract.Attempt(number=0, token=runs.new_token())
+    return _renting.begun(store, run, attempt, f"{run.id} on {run.where}", key=key, report=report)
 
 
 def _folds_started(group: str, followers: list[Follower], *, follow: bool, json: bool) -> None:
     """What deploy does once all folds are launched; each waits on the machine for its turn."""
     if follow:
-        for follower in followers:
-            watch(follower, json=json, log_lines=4)
+        _watch_all(followers, json=json)
     elif json:
         view.json_line({"folds": group, "runs": [_brief(follower.once()) for follower in followers]})
         for follower in followers:
@@ -153,10 +208,23 @@ def _folds_started(group: str, followers: list[Follower], *, follow: bool, json:
     view.say(f"'ec2emo evaluate {group} --folds' shows what all folds are worth together")
 
 
-def started(follower: Follower, *, follow: bool, json: bool) -> None:
+def _watch_all(followers: list[Follower], *, json: bool) -> None:
+    """One after another, as they train; one that fails keeps nobody from watching the next."""
+    failed: RunFailed | None = None
+    for follower in followers:
+        try:
+            watch(follower, json=json, log_lines=4)
+        except RunFailed as e:
+            view.say(str(e), level="warning")
+            failed = failed or e
+    if failed:
+        raise failed
+
+
+def started(follower: Follower, *, follow: bool, json: bool, again: Persistence | None = None) -> None:
     """What deploy and resume do after the launch: watch, or wait for the trainer's first word and say it."""
     if follow:
-        watch(follower, json=json, log_lines=4)
+        watch(follower, json=json, log_lines=4, again=again)
         return
     try:
         until = time.monotonic() + HOLD_SECONDS
@@ -172,8 +240,11 @@ def started(follower: Follower, *, follow: bool, json: bool) -> None:
 
 
 def _brief(snapshot: Snapshot) -> dict[str, Any]:
-    body = snapshot.to_dict()
-    return {k: body[k] for k in ("run", "recipe", "machine", "state", "attempt")}
+    return {
+        **describe(snapshot.run),
+        "state": snapshot.verdict.state,
+        "attempt": snapshot.progress.attempt,
+    }
 
 
 def _recipe(name: str, settings_: list[str]) -> tuple[recipes.Recipe, dict[str, Any]]:
@@ -183,7 +254,7 @@ def _recipe(name: str, settings_: list[str]) -> tuple[recipes.Recipe, dict[str, 
         raise BadRequest(f"--set {wrong[0]!r:.60} is not of the form KEY=VALUE")
     try:
         module = recipes.load(name)
-        return module, asdict(recipes.make_params(module, pairs))
+        return module, dataclasses.asdict(recipes.make_params(module, pairs))
     except ValueError as e:
         raise BadRequest(str(e)) from e
 
@@ -198,7 +269,7 @@ def _where(on: str | None, here: Settings) -> str:
 def _look(named: str, where: str, store: Store) -> Report | None:
     """What is in the data, before a machine is asked for; None when they lie on the machine."""
     if named.startswith("s3://"):
-        raise BadRequest("--data s3://... is for EC2 machines, which ec2emo cannot make yet: name a folder")
+        raise BadRequest("--data s3://... is not read yet: name a folder here, or remote:PATH on the machine")
     if named.startswith("remote:"):
         if where == "local":
             raise BadRequest("--data remote:PATH is for another machine: name the folder itself")
@@ -207,23 +278,18 @@ def _look(named: str, where: str, store: Store) -> Report | None:
     with view.progress(f"looking at {folder}", unit="files") as telling:
         report = data.look(folder, store, telling)
     data.refuse_fatal(report)
-    left_out = (
-        f", {len(report.skipped):,} left out ('ec2emo data check' names them)" if report.skipped else ""
-    )
+    left_out = f", {len(report.skipped):,} left out (all: 'ec2emo data check')" if report.skipped else ""
     people = f", {len(report.speakers)} speakers" if report.speakers else ""
     view.say(f"{len(report.used):,} clips of {len(report.classes)} emotions{people}{left_out}")
+    for problem in report.problems:
+        view.say(problem.text, level="warning")
     if report.synthetic:
         view.say("these data are SYNTHETIC: the model will know nothing of speech", level="warning")
     return report
 
 
-def _split(report: Report | None) -> str:
-    if report is None:
-        return ""
-    return "speaker" if report.every_speaker_known else "clip"
-
-
-def _show_plan(run: Run, report: Report | None, folds: int | None, *, json: bool) -> None:
+def _show_plan(run: Run, report: Report | None, folds: int | None, wish: Wish, *, json: bool) -> None:
+    renter = providers.renter(wish.provider)
     body = {
         **describe(run),
         "data": run.data,
@@ -237,6 +303,7 @@ def _show_plan(run: Run, report: Report | None, folds: int | None, *, json: bool
         "seed": run.spec.seed,
         "params": dict(run.spec.params),
         "code": bundle.make().hash,
+        **({"rented": renter.plan(wish, run.terms)} if renter else {}),
     }
     if json:
         view.json_line(body)

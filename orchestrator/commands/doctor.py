@@ -14,6 +14,7 @@ import typer
 from orchestrator import bundle, providers, remote, settings, view
 from orchestrator.connect import open_shell
 from orchestrator.errors import Ec2emoError
+from orchestrator.providers import Wish
 from orchestrator.store import Store
 
 Finding = tuple[str, str, str, str]  # what, ok | warn | fail, found, what to do
@@ -31,6 +32,8 @@ def command(
     """Look for what could stand in the way, here and there.
 
     Example: ec2emo doctor --on ssh://ubuntu@gpu.example.org
+
+    Example: ec2emo doctor --on ec2
     """
     findings = list(_all(on, str(identity) if identity else None))
     if json:
@@ -69,7 +72,14 @@ def _all(on: str | None, key: str | None) -> Iterator[Finding]:
         str(here.path or "no ec2emo.toml"),
         "" if here.path else "'ec2emo init' writes one",
     )
-    yield from _place(on or here.on or "local", key or here.identity)
+    where = on or here.on or "local"
+    try:
+        wish = providers.wish_for(where, key or here.identity)
+    except Ec2emoError as e:
+        yield (where, "fail", str(e), "see the sentence beside")
+        return
+    renter = providers.renter(wish.provider)
+    yield from renter.checks(wish, here.ec2) if renter else _place(wish)
 
 
 def _home() -> Finding:
@@ -84,11 +94,11 @@ def _home() -> Finding:
     return ("home", "ok", str(root), "")
 
 
-def _place(where: str, key: str | None) -> Iterator[Finding]:
+def _place(wish: Wish) -> Iterator[Finding]:
     """The machine itself, as a deploy would find it."""
+    where = wish.where
     try:
-        wish = providers.wish_for(where, key)
-        machine = providers.load(wish.provider).acquire(wish, "doctor")
+        machine = providers.load(wish.provider).acquire(wish, None)
         code = bundle.make()
         began = time.monotonic()
         with open_shell(machine) as shell:

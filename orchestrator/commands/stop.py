@@ -9,6 +9,8 @@ import typer
 
 from orchestrator import remote, view
 from orchestrator.follow import Follower
+from orchestrator.progress import OVER
+from orchestrator.published import answer
 from orchestrator.store import Store
 
 PATIENCE = 60.0  # seconds; a batch on a CPU can take several
@@ -41,10 +43,10 @@ def command(
     finally:
         follower.close()
     if json:
-        view.json_line({"asked": asked, **snapshot.to_dict()})
+        view.json_line({"asked": asked, **answer(snapshot)})
     elif not asked:
         view.say(f"{chosen.id} is not running ({snapshot.verdict.state}): nothing to stop")
-    elif snapshot.verdict.state in ("running", "starting"):
+    elif snapshot.verdict.state not in OVER:
         view.say(f"{chosen.id} was asked to stop and is still at it: 'ec2emo stop {chosen.id} --now' ends it")
     else:
         view.say(f"{chosen.id} {snapshot.verdict.state}; 'ec2emo resume {chosen.id}' goes on", level="good")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from orchestrator.errors import BadRequest
 from orchestrator.machine import Machine
-from orchestrator.providers import Wish
+from orchestrator.providers import Errand, Wish
 
 HELP = "'ssh://user@host:port' or a Host of ~/.ssh/config for a machine of yours"
 HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -26,7 +26,7 @@ def claim(where: str, key: str | None) -> Wish | None:
     return Wish("attached", where, key) if where in _hosts_in_config() else None
 
 
-def acquire(wish: Wish, run_id: str) -> Machine:
+def acquire(wish: Wish, errand: Errand | None) -> Machine:
     """The host as it was named; whether it answers shows when it is spoken to."""
     key = str(Path(wish.key).expanduser().absolute()) if wish.key else None
     if not wish.where.startswith("ssh://"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orchestrator import store
 from orchestrator.machine import Machine
-from orchestrator.providers import Wish
+from orchestrator.providers import Errand, Wish
 
 HELP = "'local' for this machine"
 
@@ -14,6 +14,6 @@ def claim(where: str, key: str | None) -> Wish | None:
     return Wish("local", where) if where == "local" else None
 
 
-def acquire(wish: Wish, run_id: str) -> Machine:
+def acquire(wish: Wish, errand: Errand | None) -> Machine:
     """Always there; what runs here lies apart from the registry at home, as on any machine."""
     return Machine("local", root=str(store.home() / "machine"))

@@ -17,23 +17,27 @@ import paramiko
 
 from orchestrator.errors import ContactLost
 from orchestrator.machine import Machine
-from orchestrator.shell import READ_LIMIT, Input, OnLine, Result, Sink
-from orchestrator.ssh.way import close, connect, words
+from orchestrator.shell import READ_LIMIT, Input, OnLine, PortIn, Result, Sink, listening, watched
+from orchestrator.ssh.tunnel import tunnel
+from orchestrator.ssh.way import CONNECT_TIMEOUT, close, connect, words
 
 KEEPALIVE_SECONDS = 15
 SFTP_PIECE = 32_768  # what one SFTP reply carries
+SFTP_PATIENCE = 10.0  # seconds; an answer takes a round trip
+SAME_FILE_SECONDS = 1.0  # between two looks at whether a file that has nothing new is still the one there
 
 
 class SSHShell:
     """One machine over SSH; see orchestrator.shell.Shell for what the verbs promise."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, patience: float = CONNECT_TIMEOUT) -> None:
         self._name = machine.name
-        self._way = connect(machine)
+        self._way = connect(machine, patience)
         self._transport: Any = self._way[-1].connection.transport
         self._transport.set_keepalive(KEEPALIVE_SECONDS)
         self._sftp: Any = None
         self._open_files: dict[str, Any] = {}
+        self._looked: dict[str, float] = {}
 
     def run(
         self,
@@ -63,15 +67,24 @@ class SSHShell:
                 file = self._open_files.get(path) or self._open(path)
                 file.seek(offset)
                 head: bytes = file.read(min(limit, SFTP_PIECE))
+                if not head and self._replaced(path, file):
+                    file = self._open(path)
+                    file.seek(offset)
+                    head = file.read(min(limit, SFTP_PIECE))
             except FileNotFoundError:
                 self._open_files.pop(path, None)
                 return b""
         if len(head) < SFTP_PIECE or limit <= SFTP_PIECE:
             return head
-        # Far behind: one stream carries the rest, where SFTP would ask for it piece by piece.
-        start, rest = offset + len(head) + 1, limit - len(head)
+        # Far behind: one stream carries all of it, where SFTP would ask for it piece by piece. It opens the
+        # file anew, so that its beginning tells whether it is still the same one.
         script = 'tail -c "+$1" "$2" | head -c "$3"'
-        return head + self.run(["sh", "-c", script, "read", str(start), path, str(rest)]).out
+        stream = bytearray()
+        argv = ["sh", "-c", script, "read", str(offset + 1), path, str(limit)]
+        with contextlib.suppress(ContactLost), self._channel(argv) as channel:
+            for piece, is_error in self._pump(channel, b"", SFTP_PATIENCE):
+                stream.extend(b"" if is_error else piece)  # what came before a cut has come
+        return bytes(stream) if stream.startswith(head) else head
 
     def get(self, path: str, offset: int, into: Sink) -> None:
         """See Shell.get."""
@@ -81,6 +94,16 @@ class SSHShell:
                     into.write(piece)
             if self._exit_code(channel) != 0:
                 raise FileNotFoundError(path)
+
+    @contextlib.contextmanager
+    def serve(self, argv: Sequence[str], port_in: PortIn, port: int = 0) -> Iterator[int]:
+        """See Shell.serve. Loopback on both ends; every connection is a channel of the one there is."""
+        with self._channel(watched(argv)) as channel:
+            channel.set_combine_stderr(True)
+            with self._contact():
+                there = listening(iter(channel.makefile("rb").readline, b""), port_in)
+            with tunnel(self._transport, there, port) as here:
+                yield here
 
     def close(self) -> None:
         """See Shell.close."""
@@ -95,10 +118,22 @@ class SSHShell:
     ) -> None:
         self.close()
 
+    def _replaced(self, path: str, file: Any) -> bool:
+        """Whether something else lies there than the file that is open, which has been read to its end.
+
+        SFTP tells no inode: a size that differs is reason enough to open the file again, which costs little.
+        """
+        now = time.monotonic()
+        if now - self._looked.get(path, 0.0) < SAME_FILE_SECONDS:
+            return False
+        self._looked[path] = now
+        there = self._sftp.stat(path).st_size
+        return bool(there and there != file.stat().st_size)
+
     def _open(self, path: str) -> Any:
         if self._sftp is None:
             self._sftp = self._transport.open_sftp_client()
-            self._sftp.get_channel().settimeout(60.0)
+            self._sftp.get_channel().settimeout(SFTP_PATIENCE)
         self._open_files[path] = self._sftp.open(path, "rb")
         return self._open_files[path]
 

@@ -12,6 +12,7 @@ import getpass
 import shlex
 import socket
 import stat
+from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,8 +22,9 @@ from typing import Any, NoReturn
 import fabric
 import paramiko
 
+from orchestrator import pins
 from orchestrator.errors import ContactLost, Refused
-from orchestrator.machine import Machine
+from orchestrator.machine import Machine, tunnel
 
 CONNECT_TIMEOUT = 15.0
 DEAD_AFTER_MS = 30_000  # sent data without an acknowledgement for so long: the link is gone
@@ -40,24 +42,35 @@ MACS = (
     "hmac-sha2-512",
 )
 SYSTEM_KNOWN_HOSTS = "/etc/ssh/ssh_known_hosts"
+HOST_KEY = "HostKey"  # the code of a refusal because a pinned machine showed another key
 DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 
 
 @dataclass(frozen=True)
 class Hop:
-    """One connection on the way, and the keys it does without because others can read them."""
+    """One connection on the way, and the keys it does without because others can read them.
+
+    `pinned` are the host keys of a rented machine, written down before the first contact.
+    """
 
     name: str
     connection: Any
     unsafe: list[Path]
+    pinned: Sequence[str] = ()
 
 
-def connect(machine: Machine) -> list[Hop]:
-    """Open all of it: the jump hosts of `~/.ssh/config`, then the machine. Raises Refused, ContactLost."""
+def connect(machine: Machine, patience: float = CONNECT_TIMEOUT) -> list[Hop]:
+    """Open all of it: the jump hosts of `~/.ssh/config`, then the machine. Raises Refused, ContactLost.
+
+    `patience` is how many seconds the nearest host has to accept a connection.
+    """
     assert machine.host is not None
     try:
-        target = _hop(machine.name, machine.host, machine.user, machine.port, machine.key)
+        pinned = pins.read(machine.id)
+        target = _hop(machine.name, machine.host, machine.user, machine.port, machine.key, pinned)
         way = [*_jumps(target.connection), target]
+        if machine.via:
+            way, target.connection.gateway = [target], shlex.join(tunnel(machine))
     except (paramiko.SSHException, KeyError, ValueError) as e:
         raise Refused(f"~/.ssh/config cannot be used for {machine.name} ({words(e)}): mend it") from e
     for before, hop in pairwise([None, *way]):
@@ -65,6 +78,10 @@ def connect(machine: Machine) -> list[Hop]:
         if before:
             hop.connection.gateway = before.connection
         try:
+            if patience < CONNECT_TIMEOUT and not hop.connection.gateway:
+                # Ours, for paramiko gives the exchange of keys no longer than the connection.
+                address = hop.connection.host, hop.connection.port
+                hop.connection.connect_kwargs["sock"] = socket.create_connection(address, patience)
             hop.connection.open()
         except (OSError, EOFError, paramiko.SSHException) as e:
             try:
@@ -89,7 +106,12 @@ def close(way: Sequence[Hop]) -> None:
 
 
 def _hop(
-    name: str, host: str, user: str | None = None, port: int | None = None, key: str | None = None
+    name: str,
+    host: str,
+    user: str | None = None,
+    port: int | None = None,
+    key: str | None = None,
+    pinned: Sequence[str] = (),
 ) -> Hop:
     """Not yet open. Offers safe keys alone, refuses unknown host keys, forwards no agent."""
     connection = fabric.Connection(
@@ -101,7 +123,7 @@ def _hop(
         forward_agent=False,
         connect_kwargs={
             "look_for_keys": False,
-            "transport_factory": _transport,
+            "transport_factory": _transport_for(pinned) if pinned else _transport,
             "banner_timeout": CONNECT_TIMEOUT,
             "auth_timeout": CONNECT_TIMEOUT,
         },
@@ -109,6 +131,9 @@ def _hop(
     configured = [Path(p).expanduser() for p in connection.ssh_config.get("identityfile", [])]
     keys, unsafe = _keys(key, configured)
     connection.connect_kwargs["key_filename"] = [str(k) for k in keys]
+    if pinned:  # what another machine showed at this address, or under this name, says nothing
+        connection.client.set_missing_host_key_policy(_Pinned(pinned))
+        return Hop(name, connection, unsafe, pinned)
     connection.client.set_missing_host_key_policy(_Reject())
     known = connection.ssh_config.get("userknownhostsfile", "~/.ssh/known_hosts").split()
     for path in (*known, SYSTEM_KNOWN_HOSTS):
@@ -143,11 +168,43 @@ class _Reject(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
         raise _UnknownHost(key)
 
 
+class _Transport(paramiko.Transport):  # type: ignore[misc]
+    """Remembers whether the other side said goodbye, which tells a refusal from a line that was cut."""
+
+    said_goodbye = False
+
+    def _parse_disconnect(self, message: Any) -> None:
+        self.said_goodbye = True
+        super()._parse_disconnect(message)
+
+
+class _Pinned(paramiko.MissingHostKeyPolicy):  # type: ignore[misc]
+    """One of the keys that were written down, or no contact at all."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = [paramiko.PKey.from_type_string(k.split()[0], b64decode(k.split()[1])) for k in keys]
+
+    def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:
+        if key not in self._keys:
+            raise paramiko.BadHostKeyException(hostname, key, self._keys[-1])
+
+
+def _transport_for(keys: Sequence[str]) -> Any:
+    """Only keys of the kinds that are pinned are asked for: another kind could not be compared."""
+
+    def made(sock: Any, **options: Any) -> Any:
+        transport = _transport(sock, **options)
+        transport.get_security_options().key_types = tuple(dict.fromkeys(k.split()[0] for k in keys))
+        return transport
+
+    return made
+
+
 def _transport(sock: Any, **options: Any) -> Any:
     with contextlib.suppress(OSError, AttributeError):  # a proxy command is no socket
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, "TCP_USER_TIMEOUT", 18), DEAD_AFTER_MS)
-    transport = paramiko.Transport(sock, **options)
+    transport = _Transport(sock, **options)
     security = transport.get_security_options()
     security.ciphers = CIPHERS
     security.digests = MACS
@@ -191,6 +248,12 @@ def _explain(hop: Hop, error: Exception) -> NoReturn:
             f"the host key of {name} is not known ({error.key.get_name()} {_fingerprint(error.key)}): "
             f"compare it with what the machine's owner or console says, then '{by_hand}' once and accept it"
         ) from error
+    if isinstance(error, paramiko.BadHostKeyException) and hop.pinned:
+        raise Refused(
+            f"{name} does not show the host key it was given: {_fingerprint(error.key)} in place of "
+            f"{_fingerprint(error.expected_key)}; somebody may be between you and it, so nothing was sent",
+            code=HOST_KEY,
+        ) from error
     if isinstance(error, paramiko.BadHostKeyException):
         raise Refused(
             f"the host key of {name} has changed, from {_fingerprint(error.expected_key)} to "
@@ -204,8 +267,10 @@ def _explain(hop: Hop, error: Exception) -> NoReturn:
             f"{name} offers no encryption that ec2emo trusts ({words(error)}): upgrade its sshd"
         ) from error
     transport = connection.client.get_transport()
-    met = transport is not None and transport.initial_kex_done and transport.is_active()
-    if isinstance(error, paramiko.AuthenticationException) or (met and not isinstance(error, OSError)):
+    alive = transport is not None and (transport.is_active() or transport.said_goodbye)
+    met = alive and transport.initial_kex_done
+    refused = alive and isinstance(error, paramiko.AuthenticationException)
+    if refused or (met and not isinstance(error, (OSError, EOFError))):
         names = ", ".join(map(str, hop.unsafe))
         left_out = f"; left out, because others can read them: {names}" if hop.unsafe else ""
         raise Refused(

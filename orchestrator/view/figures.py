@@ -104,6 +104,11 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
+def dollars(amount: float) -> str:
+    """US dollars, to the cent; what is less than a dollar to a tenth of it."""
+    return f"${amount:.3f}" if 0 < amount < 1 else f"${amount:,.2f}"
+
+
 def share(done: float, total: float) -> float:
     """Between 0 and 1, whatever was counted."""
     return min(1.0, max(0.0, done / total)) if total > 0 else 0.0

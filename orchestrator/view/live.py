@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from rich.live import Live
 from rich.text import Text
 
+from orchestrator.hints import hints
 from orchestrator.progress import METRIC, OVER, Point, Snapshot, next_step
 from orchestrator.view import figures
 from orchestrator.view.status import status_block
@@ -81,6 +82,7 @@ class Teller:
             yield _dataset(snapshot)
         yield from self._notes(progress.notes)
         yield from self._epochs(snapshot)
+        yield from self._worries(snapshot)
         over = snapshot.verdict.state in OVER
         if over and self._first(("over", progress.attempt, snapshot.verdict)):
             yield _ended(snapshot)
@@ -95,10 +97,20 @@ class Teller:
     def _contact(self, snapshot: Snapshot) -> Iterator[str]:
         away = snapshot.silence is not None or snapshot.verdict.state == "unreachable"
         if away and not self._away:
-            yield "contact lost; the run may well go on"
+            why = f" ({snapshot.verdict.reason})" if snapshot.verdict.reason else ""
+            yield f"contact lost{why}; the run may well go on"
         if self._away and not away:
             yield "contact is back"
         self._away = away
+
+    def _worries(self, snapshot: Snapshot) -> Iterator[str]:
+        """What began to hold; once for each attempt and epoch it begins at."""
+        attempt, last = snapshot.progress.attempt, snapshot.progress.last
+        if snapshot.verdict.state == "stalled" and last and self._first(("stalled", attempt, last.epoch)):
+            yield f"stalled: {snapshot.verdict.reason}"
+        for hint in hints(snapshot.progress):
+            if self._first(("hint", attempt, hint.kind)):
+                yield f"{hint.kind}: {hint.text}"
 
     def _notes(self, notes: tuple[Note, ...]) -> Iterator[str]:
         seen = max((i for i, note in enumerate(notes) if note == self._note), default=-1)

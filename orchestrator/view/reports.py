@@ -198,6 +198,7 @@ class _DataReport:
             yield self.entry("speakers", self.speakers())
             yield from self.classes()
             yield self.entry("content", report["fingerprint"][:12])
+            yield from self.folds()
         yield from self.problems()
         yield from self.verdict()
 
@@ -206,12 +207,15 @@ class _DataReport:
         return self.page.field(label, words(value), lines=ALL)
 
     def speakers(self) -> str:
-        """How many, and of how many clips they are known."""
+        """How many, the clips of each, and of how many clips they are known."""
         counts, used = self.report["speakers"], self.report["used"]
         known = sum(counts.values())
         if not known:
             return "not known"
-        return f"{len(counts)}" + (f", known for {known} of {used} clips" if known < used else "")
+        least, most = min(counts.values()), max(counts.values())
+        each = f"{least}" if least == most else f"{least} to {most}"
+        unknown = f", known for {known} of {used} clips" if known < used else ""
+        return f"{len(counts)}, {each} clips each{unknown}"
 
     def classes(self) -> Iterator[Item]:
         """Each with its count and a bar."""
@@ -226,6 +230,14 @@ class _DataReport:
             drawn = figures.bar(figures.share(count, most), room)[0] if room > 0 else ""
             value = words(f"{name}{padding}  {count:>{digits}}  ", (drawn, "cyan"))
             yield self.page.field("" if i else "classes", value)
+
+    def folds(self) -> Iterator[Item]:
+        """What each would hold out, where that was asked."""
+        for fold in self.report.get("folds", ()):
+            speakers = f", {len(fold['speakers'])} speakers" if fold["speakers"] else ""
+            counts = fold["classes"].values()
+            classes = f"{len(counts)} classes of {min(counts)} to {max(counts)}"
+            yield self.entry(f"fold {fold['fold']}", f"{fold['clips']} clips{speakers}, {classes}")
 
     def problems(self) -> Iterator[Item]:
         """What was left out and what stands in the way, each with its files."""

@@ -10,23 +10,31 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from orchestrator.hints import hints
 from orchestrator.progress import METRIC, OVER, Point, Snapshot, State, next_step
 from orchestrator.view import figures
+from orchestrator.view.chart import Chart, Line, beside
+from orchestrator.view.ground import NARROW, Ground
 from orchestrator.view.layout import BLANK, LABEL, Item, Page, fit
 from orchestrator.view.text import clip, plain, words
 
-OVERFITTING = 0.15  # accuracy this far above val_accuracy is called by its name
-OVERDUE = 3  # times an epoch's usual seconds, and a minute at least
-NARROW = 60  # cells; below, words are saved
+WIDE = 76  # cells; from here on two charts stand next to each other
+CHART_ROWS, LOWEST, TALLEST = 6, 3, 12  # of a chart: usual, least and most
+GIVES_WAY = 8  # from this rank on, what gives way to a chart
+LOG_RANK = 10
 NOTES = 3
+LOG_LINES = 4  # shown without being asked for more
 METRICS = ("loss", "val_loss", "accuracy", METRIC)
 
 # Never a colour alone: a sign and a word go with it. No yellow, white or black, which half the themes hide.
 LOOKS: dict[State, tuple[str, str]] = {
     "starting": ("○", "bold cyan"),
     "running": ("●", "bold green"),
+    "stalled": ("▪", "bold magenta"),
     "finished": ("✓", "bold green"),
     "stopped": ("■", "bold magenta"),
+    "interrupted": ("■", "bold magenta"),
+    "capped": ("■", "bold magenta"),
     "failed": ("✗", "bold red"),
     "lost": ("?", "bold red"),
     "unreachable": ("!", "bold magenta"),
@@ -43,14 +51,21 @@ class Status:
     followed: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self.fitted(console, options.max_width, None)
+        # Whole in a pipe, and where more of the log was asked for than a window shows; else in one window.
+        whole = not console.is_terminal or self.log_lines > LOG_LINES
+        yield self.fitted(console, options.max_width, None if whole else console.size.height - 2)
 
     def fitted(self, console: Console, width: int, height: int | None) -> Text:
-        """Every line within `width` cells, and `height` lines at most."""
-        return fit(_Items(self, Page(console, width)).all(), height)
+        """Every line within `width` cells, and `height` lines at most: the charts take what is left."""
+        items = _Items(self, Page(console, width))
+        if height is None:
+            return fit(items.all(CHART_ROWS), None)
+        used = sum(len(item.lines) for item in items.all(0) if item.rank < GIVES_WAY)
+        rows = min(TALLEST, height - used - 1)  # the title is as high as the line of blocks it replaces
+        return fit(items.all(rows if rows >= LOWEST else 0), height)
 
 
-def status_block(snapshot: Snapshot, *, log_lines: int = 4, followed: bool = False) -> Status:
+def status_block(snapshot: Snapshot, *, log_lines: int = LOG_LINES, followed: bool = False) -> Status:
     """What rich can draw: the run at that moment with the last lines of its log."""
     return Status(snapshot, log_lines, followed)
 
@@ -64,17 +79,19 @@ class _Items:
         self.state = status.snapshot.verdict.state
         self.sign, self.style = LOOKS[self.state]
         self.narrow = page.width < NARROW
+        self.ground = Ground(page, self.snapshot)
 
-    def all(self) -> Iterator[Item]:
-        """From top to bottom."""
+    def all(self, chart_rows: int) -> Iterator[Item]:
+        """From top to bottom; without rows for a chart, a line of blocks."""
         yield self.head()
-        yield self.where()
         yield from self.warnings()
         yield from self.outcome()
+        yield from self.ground.items()
         yield BLANK
         yield from self.waiting()
         yield from self.epochs()
-        yield from self.dataset()
+        yield from self.hints()
+        yield from self.charts(chart_rows) if chart_rows else self.curve()
         yield from self.notes()
         yield from self.log()
         yield BLANK
@@ -97,13 +114,6 @@ class _Items:
         number = f"attempt {self.progress.attempt}, " if self.progress.attempt > 1 else ""
         return number + figures.stopwatch((end or begun) - begun)
 
-    def where(self) -> Item:
-        """Recipe and machine."""
-        run = self.snapshot.run
-        machine = run.machine.name if run.machine else run.where
-        gpus = f" ({', '.join(self.progress.gpus)})" if self.progress.gpus else ""
-        return self.page.sentence(f"{run.spec.recipe} on {machine}{gpus}", rank=5)
-
     def warnings(self) -> Iterator[Item]:
         """What changes the meaning of all that follows."""
         dataset, silence = self.progress.dataset, self.snapshot.silence
@@ -113,6 +123,8 @@ class _Items:
         if silence is not None or self.state == "unreachable":
             since = f" for {figures.duration(silence)}" if silence is not None else ""
             yield self.page.sentence(_WARNING, (f"unreachable{since}", "bold"), ", the run may well go on")
+            if self.snapshot.verdict.reason:
+                yield self.page.field("why", words(self.snapshot.verdict.reason), lines=3, rank=4)
 
     def outcome(self) -> Iterator[Item]:
         """How it ended and why, once it has."""
@@ -134,11 +146,11 @@ class _Items:
         progress = self.progress
         if progress.attempt == 0 or progress.ended:
             reason = self.snapshot.verdict.reason
-            return "the trainer's first word" + (f" ({reason})" if reason else "")
+            return "the trainer's first word" + (f" ({reason})" if reason else self.ground.silent())
         host = f" on {progress.host}" if progress.host else ""
         if progress.dataset is None:
             turn = ", ".join(self.snapshot.run.spec.after)
-            first = f"its turn, when {turn} ended, and " if turn else ""
+            first = f"its turn after {turn}, then " if turn else ""
             return f"{first}the data to be read; the trainer has started{host}"
         return f"the first epoch: {progress.dataset.train} clips{host}"
 
@@ -151,15 +163,53 @@ class _Items:
         yield from self.times(last)
         for train in ("loss", "accuracy"):
             values = f"{_metric(last, train)}  {f'val_{train}':<12}  "
-            yield self.page.field(train, words(values, (_metric(last, f"val_{train}"), "bold")), rank=1)
+            more = ("", "")
+            if train == "accuracy" and self.progress.gap is not None and not self.narrow:
+                more = (f"  gap {figures.number(self.progress.gap)}", "")
+            if train == "loss" and not self.narrow:
+                more = (f"  lr  {figures.rate(last.lr)}", "")
+            validation = (_metric(last, f"val_{train}"), "bold")
+            yield self.page.field(train, words(values, validation, more), rank=1)
         yield self.best(last)
-        yield from self.curve()
-        if self.progress.gap is not None:
-            yield self.gap(self.progress.gap)
-        yield self.page.field("lr", words(figures.rate(last.lr)), rank=3)
-        more = [f"{name} {_metric(last, name)}" for name in last.metrics if name not in METRICS]
-        if more:
-            yield self.page.field("also", words("  ".join(more)), rank=6)
+        if self.narrow:
+            yield self.page.field("lr", words(f"{figures.rate(last.lr)}, gap {self.gap()}"), rank=3)
+        more_metrics = [f"{name} {_metric(last, name)}" for name in last.metrics if name not in METRICS]
+        if more_metrics:
+            yield self.page.field("also", words("  ".join(more_metrics)), rank=8)
+
+    def gap(self) -> str:
+        """How far training is ahead of validation."""
+        return "none" if self.progress.gap is None else figures.number(self.progress.gap)
+
+    def hints(self) -> Iterator[Item]:
+        """What is worth a word about the figures."""
+        found = hints(self.progress)
+        parts: list[str | tuple[str, str]] = []
+        for hint in found:
+            parts += ["; " if parts else "", (hint.kind, "bold magenta"), f": {hint.text}"]
+        if found:
+            yield self.page.field("hint", words(*parts), lines=len(found), rank=3)
+
+    def charts(self, rows: int) -> Iterator[Item]:
+        """Accuracy and loss over the epochs; where there is no room for both, accuracy."""
+        points = self.progress.points
+        if len(points) < 2:
+            return
+        best = self.progress.best
+        drawn = []
+        for name in ("accuracy", "loss"):
+            mark = (points.index(best), "●") if best and name == "accuracy" else None
+            values = [p.metrics.get(f"val_{name}") for p in points]
+            validation = Line("val", values, "cyan", mark=mark)
+            training = Line("train", [p.metrics.get(name) for p in points], "magenta", dotted=True)
+            drawn.append(Chart(name, (validation, training)))
+        if self.page.width < WIDE:
+            lines = drawn[0].drawn(min(self.page.width, 60), rows)
+        else:
+            width = (min(self.page.width, 132) - 2) // 2
+            left, right = (one.drawn(width, rows) for one in drawn)
+            lines = beside(left, right, 2)
+        yield Item(tuple(lines), GIVES_WAY - 1)
 
     def done(self, last: Point) -> Item:
         """Epoch N of M with a bar."""
@@ -175,7 +225,7 @@ class _Items:
         """Seconds per epoch and what is left; an epoch that is overdue."""
         each, now = self.progress.seconds_per_epoch or 0.0, self.snapshot.now
         pace = f"{figures.duration(each)} per epoch"
-        left = self.progress.eta_seconds(now) if self.state == "running" else None
+        left = self.progress.eta_seconds(now) if self.state in ("running", "stalled") else None
         if left is None:
             yield self.page.field("time", words(pace), rank=4)
         elif last.epoch >= self.progress.epochs:
@@ -184,10 +234,10 @@ class _Items:
             here = time.time()
             end = (f"{figures.clock(here + left, here)} at the latest", "bold")
             yield self.page.field("time", words(f"{pace}, {figures.roughly(left)} to go: ", end), rank=2)
-        silent = now - last.at
-        if left is not None and silent > max(OVERDUE * each, figures.MINUTE):
-            late = f"no epoch for {figures.duration(silent)}"
-            yield self.page.field("", words(_WARNING, late), rank=2)
+        overdue = self.progress.overdue(now) if self.state in ("running", "stalled") else None
+        if overdue is not None:
+            late = (f"no epoch for {figures.duration(overdue)}", "bold")
+            yield self.page.field("", words(_WARNING, late, self.ground.heartbeat()), rank=2)
 
     def best(self, last: Point) -> Item:
         """The highest val_accuracy, and how long nothing was better."""
@@ -209,26 +259,6 @@ class _Items:
             text = words((drawn.blocks, "cyan"), f"  {drawn.low:.3f}–{drawn.high:.3f}")
             yield self.page.field("curve", text, lines=1, rank=2)
 
-    def gap(self, gap: float) -> Item:
-        """How far training is ahead of validation."""
-        what = "" if self.narrow else f"  accuracy - {METRIC}"
-        word = "  overfitting" if gap > OVERFITTING else ""
-        return self.page.field("gap", words(figures.number(gap), what, (word, "bold magenta")), rank=3)
-
-    def dataset(self) -> Iterator[Item]:
-        """What it trains on."""
-        found = self.progress.dataset
-        if found is None:
-            return
-        held_out = f", {found.test} held out" if found.test else ""
-        left_out = f", {found.skipped} left out" if found.skipped else ""
-        shared = f", {found.shared_speakers} speakers on both sides" if found.shared_speakers else ""
-        text = (
-            f"{found.train} train, {found.val} val{held_out}{left_out}, {len(found.classes)} classes, "
-            f"{found.frames} × {found.dim}, by {found.split}{shared}"
-        )
-        yield self.page.field("data", words(text), rank=6)
-
     def notes(self) -> Iterator[Item]:
         """What the trainer wants to be seen; the latest stay longest."""
         latest = self.progress.notes[-NOTES:]
@@ -236,7 +266,7 @@ class _Items:
             yield BLANK
         for age, note in reversed(list(enumerate(reversed(latest)))):
             mark = _WARNING if note.level == "warning" else "• "
-            yield self.page.sentence(mark, note.text, rank=7 + age if age else 4)
+            yield self.page.sentence(mark, note.text, rank=9 + age if age else 5)
 
     def log(self) -> Iterator[Item]:
         """The log's last lines; the latest stay longest."""
@@ -245,7 +275,7 @@ class _Items:
         if latest:
             yield BLANK
         for age, line in reversed(list(enumerate(reversed(latest)))):
-            rank = 5 + 2 * age if age < 2 else 20 + age
+            rank = LOG_RANK + 2 * age if age < 2 else 20 + age
             text = words(clip(line, self.page.width - 2))  # the beginning, without a break at a word
             yield self.page.hanging(words(("│ ", "dim")), text, lines=1, rank=rank)
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from orchestrator.progress import State
 from orchestrator.view import figures
 from orchestrator.view.status import LOOKS
-from orchestrator.view.terminal import Screen, paper, put
+from orchestrator.view.terminal import paper, put
 from orchestrator.view.text import clip, plain, words
 
 GAP = 2
@@ -30,10 +30,10 @@ class Column:
     @property
     def title(self) -> str:
         """The key in words."""
-        return self.key.removesuffix("_seconds").replace("_", " ")
+        return self.key.removesuffix("_seconds").replace("_usd", "").replace("_", " ")
 
 
-def runs_table(rows: Iterable[Mapping[str, Any]]) -> None:
+def runs_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Runs, as `runs --json` prints them."""
     columns = [
         Column("run"),
@@ -46,8 +46,34 @@ def runs_table(rows: Iterable[Mapping[str, Any]]) -> None:
         Column("machine", 5),
         Column("data", 6),
     ]
+    if any(row.get("cost_usd") is not None for row in rows):
+        columns.insert(6, Column("cost_usd", 2, right=True))
     described = [_run(row) for row in rows]
-    _table(columns, ([_cell(c.key, row.get(c.key)) for c in columns] for row in described))
+    table(columns, ([_cell(c.key, row.get(c.key)) for c in columns] for row in described))
+
+
+def fits_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The fits of a log, as `monitor --log-file --json` prints them, where there is more than one."""
+    if len(rows) < 2:
+        return
+    columns = [
+        Column("fit", right=True),
+        Column("state"),
+        Column("best", right=True),
+        Column("at_epoch", 1, right=True),
+        Column("epochs", 2, right=True),
+    ]
+    described = (
+        {
+            "fit": str(number),
+            "state": row["status"],
+            "best": row["best"]["val_accuracy"] if row["best"] else None,
+            "at_epoch": str(row["best"]["epoch"]) if row["best"] else None,
+            "epochs": f"{row['last_epoch']} of {row['epochs'] or 'unknown'}",
+        }
+        for number, row in enumerate(rows, 1)
+    )
+    table(columns, ([_cell(c.key, row.get(c.key)) for c in columns] for row in described))
 
 
 def _run(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +89,14 @@ def machines_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Machines, as `machines --json` prints them, without what is known of none."""
     columns = [
         Column("machine"),
+        Column("run", 1),
         Column("state"),
+        Column("type", 3),
+        Column("market", 5),
+        Column("zone", 6),
+        Column("age_seconds", 3, right=True),
+        Column("cost_usd", 1, right=True),
+        Column("until", 2),
         Column("running", 1),
         Column("disk_free", 2, right=True),
         Column("last_used_seconds", 3, right=True),
@@ -73,13 +106,26 @@ def machines_table(rows: Sequence[Mapping[str, Any]]) -> None:
         Column("why", 4),
     ]
     known = [c for c in columns if any(row.get(c.key) is not None for row in rows)]
-    _table(known, ([_cell(c.key, row.get(c.key)) for c in known] for row in rows))
+    table(known, ([_cell(c.key, row.get(c.key)) for c in known] for row in rows))
+
+
+def findings_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """What gc found, as `gc --json` prints it."""
+    columns = [
+        Column("act"),
+        Column("kind"),
+        Column("id"),
+        Column("run", 2),
+        Column("why"),
+        Column("region", 3),
+    ]
+    table(columns, ([_cell(c.key, row.get(c.key)) for c in columns] for row in rows))
 
 
 def files_table(rows: Iterable[tuple[str, str, int, str]]) -> None:
     """Files that came home: role, path, bytes, sha256."""
     columns = [Column("role", 1), Column("file"), Column("size", 2, right=True), Column("sha256", 3)]
-    _table(columns, ((role, path, figures.size(count), digest[:12]) for role, path, count, digest in rows))
+    table(columns, ((role, path, figures.size(count), digest[:12]) for role, path, count, digest in rows))
 
 
 def folds_table(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -95,7 +141,7 @@ def folds_table(rows: Sequence[Mapping[str, Any]]) -> None:
         Column("macro_f1", 5, right=True),
     ]
     described = [{**row, "clips": row["n"]} for row in rows]
-    _table(columns, ([_cell(c.key, row[c.key]) for c in columns] for row in described))
+    table(columns, ([_cell(c.key, row[c.key]) for c in columns] for row in described))
 
 
 def classes_table(per_class: Mapping[str, Mapping[str, Any]], confusion: Sequence[Sequence[int]]) -> None:
@@ -114,7 +160,7 @@ def classes_table(per_class: Mapping[str, Mapping[str, Any]], confusion: Sequenc
     for i, (name, one) in enumerate(per_class.items()):
         figured = [figures.number(v) if v is not None else "-" for v in map(one.get, _FIGURES)]
         rows.append([name, str(one["support"]), *figured, _taken_for(i, confusion[i], names)])
-    _table(columns, rows)
+    table(columns, rows)
 
 
 _FIGURES = ("recall", "precision", "f1", "auc")
@@ -136,34 +182,41 @@ def _cell(key: str, value: Any) -> Styled:
         return figures.number(value)
     if key.endswith("_seconds"):
         return f"{figures.age(value)} ago"
+    if key.startswith("cost_usd"):
+        return figures.dollars(value)
     if key == "disk_free":
         return figures.size(value)
     return figures.said(value)
 
 
-def _table(columns: Sequence[Column], rows: Iterable[Sequence[Styled]]) -> None:
+def table(columns: Sequence[Column], rows: Iterable[Sequence[Styled]]) -> None:
     """Columns side by side, as many as fit. Without rows, nothing."""
+    target = paper()
+    put(target, laid_out(columns, rows, target.width))
+
+
+def laid_out(columns: Sequence[Column], rows: Iterable[Sequence[Styled]], room: int) -> list[Text]:
+    """The lines of a table in so many cells; none without rows."""
     cells = [[_plain(cell) for cell in row] for row in rows]
     if not cells:
-        return
-    target = paper()
+        return []
     widths = [
         max(cell_len(column.title), *(cell_len(row[i][0]) for row in cells))
         for i, column in enumerate(columns)
     ]
-    shown = _shown(columns, widths, target)
+    shown = _shown(columns, widths, room)
     # What still does not fit is taken from the widest.
-    while sum(widths[i] + GAP for i in shown) - GAP > target.width and max(widths[i] for i in shown) > 4:
+    while sum(widths[i] + GAP for i in shown) - GAP > room and max(widths[i] for i in shown) > 4:
         widest = max(shown, key=lambda i: widths[i])
         widths[widest] -= 1
     heads = [(column.title, "bold") for column in columns]
     rights = [column.right for column in columns]
-    put(target, [_line([(row[i], widths[i], rights[i]) for i in shown]) for row in (heads, *cells)])
+    return [_line([(row[i], widths[i], rights[i]) for i in shown]) for row in (heads, *cells)]
 
 
-def _shown(columns: Sequence[Column], widths: Sequence[int], target: Screen) -> list[int]:
+def _shown(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
     shown = list(range(len(columns)))
-    while sum(widths[i] + GAP for i in shown) - GAP > target.width:
+    while sum(widths[i] + GAP for i in shown) - GAP > room:
         last = max(shown, key=lambda i: columns[i].rank)
         if columns[last].rank == 0:
             break

@@ -81,6 +81,13 @@ def _to_stderr(*lines: Text) -> None:
     sys.stderr.flush()
 
 
+def bell() -> None:
+    """Ring, where somebody sits at a terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write("\a")
+        sys.stderr.flush()
+
+
 def data(text: str) -> None:
     """Lines to stdout."""
     put(screen(sys.stdout), map(words, plain_lines(text.removesuffix("\n"))))

@@ -85,7 +85,8 @@ def wrap(text: Text, console: Console, width: int, lines: int) -> list[Text]:
 
 
 # Each for one of the same width, so that what fitted still fits.
-_ASCII = dict(zip("…·–−×━─│▁▂▃▄▅▆▇█●○✓■✗•“”‘’", ".---x=-|.:-=+*#@*o+#x*\"\"''", strict=True))
+_ASCII = {chr(0x2800 + dots): " .':"[bool(dots & 0xE4) + 2 * bool(dots & 0x1B)] for dots in range(256)}
+_ASCII |= dict(zip("…·–−×━─┄│▁▂▃▄▅▆▇█●○▪✓■✗•°“”‘’", ".---x=-~|.:-=+*#@*o-+#x*o\"\"''", strict=True))
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:

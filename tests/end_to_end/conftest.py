@@ -10,13 +10,16 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from tests.conftest import Box, Ec2emo, end_runs, eventually
 from trainer.clips import demo
+
+if TYPE_CHECKING:
+    from tests.cloud.cloud import Cloud
 
 TINY = ("--set", "units=4", "--set", "dense1=8", "--set", "dense2=8", "--batch-size", "8")
 
@@ -122,6 +125,20 @@ def own_place(own_box: Box, box: Box, ec2emo: Ec2emo, data: Path) -> Iterator[tu
     ec2emo.env["HOME"] = str(own_box.client_home)
     yield Place(own_box.where, ec2emo, root, data), own_box
     end_runs(root / "runs")
+
+
+@pytest.fixture
+def renting(cloud: Cloud, box: Box, ec2emo: Ec2emo, data: Path) -> Iterator[Ec2emo]:
+    """The program on the test cloud, on whose disks the environment lies, made once for all tests."""
+    environments = box.home / ".ec2emo" / "env"
+    if not any(environments.glob("*/.ready")):
+        ec2emo.env["HOME"] = str(box.client_home)
+        shared = Place(box.where, ec2emo, box.home / ".ec2emo", data)
+        shared.deploy("--follow", name="makes-the-environment", epochs=1)
+    cloud.image.mount(environments, "/home/ubuntu/.ec2emo/env")
+    ec2emo.env.update({**cloud.environment, "EC2EMO_ADDRESS_SERVICE": cloud.address_url})
+    ec2emo.env["EC2EMO_HOME"] = str(ec2emo.cwd.parent / "renting-home")
+    yield ec2emo
 
 
 def in_fresh_python(program: str, *argv: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+from orchestrator.health import Gpu, Health
 from orchestrator.machine import Machine
-from orchestrator.progress import Progress, Snapshot, State, Verdict, fold
+from orchestrator.progress import Progress, Snapshot, State, Status, Verdict, fold
 from orchestrator.run import Run
 from trainer.contract import AnyEvent, Dataset, Ended, Epoch, Note, Spec, Started
 
@@ -110,6 +113,7 @@ def snapshot(
     after: float = 12.0,
     log: tuple[str, ...] = LOG,
     asked: Run | None = None,
+    status: Status | None = None,
 ) -> Snapshot:
     """`after` seconds after the last of what happened."""
     progress = fold(Progress(), happened)
@@ -121,6 +125,24 @@ def snapshot(
         log=log,
         log_count=len(log),
         silence=silence,
+        status=status,
+    )
+
+
+GPU = Gpu("NVIDIA A10G", 97.0, 18_300_000_000, 24_100_000_000, 64.0, 182.4, 300.0)
+
+
+def heard(*, grew: float = 3.0, gpus: tuple[Gpu, ...] = (GPU,), **more: Any) -> Status:
+    """What the machine said of itself; its log grew `grew` seconds before the 17th epoch and 12 s."""
+    now = BEGUN + 17 * 41 + 12
+    return Status(
+        alive=True,
+        attempt=1,
+        now=now,
+        process={"pid": 812, "since": BEGUN - 2, "via": "tmux"},
+        disk_free=42_000_000_000,
+        health=Health(gpus, None, 8, 3.2, 33_000_000_000, 21_000_000_000, 90_000, now - grew),
+        **more,
     )
 
 
@@ -131,6 +153,8 @@ MOMENTS: dict[str, Snapshot] = {
     "running": snapshot(events(17)),
     "overfitting": snapshot(events(24, ahead=0.22), asked=run(synthetic=True)),
     "overdue": snapshot(events(5), after=500.0),
+    "healthy": snapshot(events(17), status=heard()),
+    "stalled": snapshot(events(17), "stalled", after=200.0, status=heard(grew=0.0), reason="none came"),
     "away": snapshot(events(17), "unreachable", reason="the machine does not answer", silence=42.0),
     "finished": snapshot(
         [*events(26), Ended(t=BEGUN + 1100, status="finished", reason="early stopping")],
@@ -157,7 +181,9 @@ def story(*, synthetic: bool = False) -> Iterator[Snapshot]:
         yield snapshot(so_far, asked=asked)
         if len(so_far) == 9:
             for silence in (3.0, 8.0, 20.0):
-                yield snapshot(so_far, "unreachable", silence=silence, asked=asked)
+                yield snapshot(
+                    so_far, "unreachable", reason="the machine does not answer", silence=silence, asked=asked
+                )
     so_far.append(Ended(t=BEGUN + 600, status="finished", reason="early stopping"))
     yield snapshot(so_far, "finished", reason="early stopping", asked=asked)
 
@@ -185,9 +211,14 @@ def hostile() -> Snapshot:
         Note(t=BEGUN, text=EVIL, level="warning"),
         Note(t=BEGUN, text="y" * 50_000 + EVIL, level=EVIL),
         Epoch(t=BEGUN + 9, epoch=1, metrics={"val_accuracy": 0.5, EVIL: 0.1}, lr=None, seconds=9.0),
+        Epoch(t=BEGUN + 19, epoch=2, metrics={"val_accuracy": 0.4, EVIL: None}, lr=None, seconds=9.0),
     ]
     machine = Machine("attached", host=EVIL, user=EVIL)
     spec = Spec(run=EVIL, recipe=EVIL, data=EVIL, fingerprint=EVIL, epochs=30, batch_size=1)
     asked = Run(id=EVIL, spec=spec, where=EVIL, data=EVIL, created=BEGUN, machine=machine)
     log = (EVIL, "z" * 50_000 + EVIL, *HOSTILE, f"12/30\r13/30 {EVIL}\r")
-    return snapshot(happened, "failed", reason=EVIL, error=EVIL + "e" * 50_000, log=log, asked=asked)
+    status = heard(gpus=(Gpu(EVIL, 1e308),), exit={"signal": EVIL, "code": EVIL, "seconds": EVIL})
+    status = dataclasses.replace(status, process={"pid": EVIL, "since": EVIL, "via": EVIL})
+    return snapshot(
+        happened, "failed", reason=EVIL, error=EVIL + "e" * 50_000, log=log, asked=asked, status=status
+    )

@@ -18,55 +18,17 @@ from typing import Any
 
 import pytest
 
-import remote_env
-from orchestrator import follow, remote
+from orchestrator import follow
 from orchestrator.errors import BadRequest, Refused
 from orchestrator.follow import Follower, Mirror
 from orchestrator.machine import Machine
-from orchestrator.progress import Snapshot
-from orchestrator.run import Asked, Run
+from orchestrator.run import Asked
 from orchestrator.shell import LocalShell, Result, Shell
 from orchestrator.store import Store
-from tests.conftest import Box, end_runs, eventually
+from tests.conftest import Box, eventually
 from tests.disks import fill, small_disk
-from trainer import contract
-from trainer.contract import Attempt, Ended, Epoch, Note, RunDir, Spec, Started, encode
-
-ROOT = Path(__file__).parents[2]
-PROGRAM = """
-import os, pathlib, sys, time
-run = pathlib.Path(sys.argv[1])
-while not (run / "go").exists():
-    time.sleep(0.005)
-exec((run / "go").read_text())
-"""
-# Talks until it is told that it is enough. Lines of all lengths, each in two pieces, and a log of which a
-# newline is never the end.
-CHATTER = """
-import json
-events = os.open(run / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-def say(**body):
-    line = json.dumps({"t": time.time(), **body}).encode() + b"\\n"
-    os.write(events, line[:7]); os.write(events, line[7:])
-    os.write(1, b"log of " + line[:-1]); os.write(1, b"\\n... ")
-say(type="started", attempt=1, first_epoch=1, epochs=9999, recipe="v9_attention")
-n = 0
-while not (run / "enough").exists():
-    n += 1
-    say(type="epoch", epoch=n, metrics={"val_accuracy": n / 1e4, "x" * (n * 37 % 900): 1}, lr=1e-3, seconds=1)
-    time.sleep(0.001)
-say(type="ended", status="finished", reason="all is said")
-"""
-FOLLOW = """
-import json, sys
-from pathlib import Path
-from orchestrator import follow
-from orchestrator.store import Store
-follow.POLL_SECONDS = 0.01
-store = Store(Path(sys.argv[1]))
-for snapshot in follow.Follower(store, store.find("a-run")).snapshots():
-    print(json.dumps(snapshot.to_dict()), flush=True)
-"""
+from tests.orchestrator.followed import CHATTER, FOLLOW, ROOT, There, end, epoch, numbers, size, started
+from trainer.contract import Ended, Note, RunDir, encode
 
 
 @pytest.fixture(autouse=True)
@@ -74,85 +36,8 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests look often."""
     monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(follow, "BACKOFF_SECONDS", (0.02,))
+    monkeypatch.setattr(follow, "RETRY_SECONDS", 0.02)
     monkeypatch.setattr(follow, "SILENCE_SECONDS", 0.2)
-
-
-class There:
-    """A machine with one run on it, and the home that knows of the run."""
-
-    def __init__(self, folder: Path, machine: Machine) -> None:
-        self.root = folder / "machine"
-        self.run_dir = RunDir(self.root / "runs" / "a-run")
-        self.run_dir.root.mkdir(parents=True)
-        code = self.root / "code" / "c"
-        (code / "trainer").mkdir(parents=True)
-        (code / "trainer" / "__main__.py").write_text(PROGRAM)
-        sent = Path(str(remote_env.__file__)).parent
-        shutil.copytree(sent, code / "remote_env", ignore=shutil.ignore_patterns("__pycache__"))
-        self.code = str(code)
-        spec = Spec("a-run", "v9_attention", "/d", "f", 3, 8)
-        self.run = Run(
-            id="a-run",
-            spec=spec,
-            where=machine.name,
-            data="/d",
-            created=1.0,
-            machine=machine,
-            root=str(self.root),
-            python=sys.executable,
-            attempts=(Asked("t1", 1.0, "c", 1),),
-        )
-        self.store = Store(folder / "home")
-        self.store.create(self.run)
-
-    @property
-    def home(self) -> RunDir:
-        return self.store.dir("a-run")
-
-    def launch(self, program: str) -> None:
-        aside = self.run_dir.root / ".go"
-        aside.write_text(program)
-        aside.rename(self.run_dir.root / "go")
-        attempt = Attempt(0, "t1")
-        assert remote.launch(LocalShell(), self.run, self.run.spec, attempt, self.code, sys.executable) == 1
-
-    def enough(self) -> None:
-        """Let the program say its last word."""
-        (self.run_dir.root / "enough").touch()
-
-    def end(self) -> None:
-        """Let the program end, and wait until it has."""
-        self.enough()
-        eventually(lambda: not remote.status(LocalShell(), self.run).alive)
-
-    def is_all(self, snapshot: Snapshot) -> bool:
-        """Whether everything that was told is in the snapshot once, and at home byte for byte."""
-        told = self.run_dir.events.read_bytes().count(b'"type": "epoch"')
-        whole = numbers(snapshot) == list(range(1, told + 1)) and snapshot.progress.unreadable == 0
-        return whole and snapshot.verdict.reason == "all is said" and self.is_whole()
-
-    def tell(self, *events: contract.AnyEvent) -> None:
-        """As the trainer of a run that is over told it."""
-        self.run_dir.attempts.mkdir(exist_ok=True)
-        (self.run_dir.attempts / "1.json").write_bytes(Attempt(1, "t1").to_json())
-        with self.run_dir.events.open("ab") as f:
-            f.write(b"".join(map(encode, events)))
-
-    def follower(self, **options: Any) -> Follower:
-        return Follower(self.store, self.run, **options)
-
-    def is_prefix(self) -> bool:
-        """Whether both home copies are byte prefixes of the machine's files."""
-        pairs = ((self.home.events, self.run_dir.events), (self.home.log, self.run_dir.log))
-        for here, there in pairs:
-            data = here.read_bytes() if here.exists() else b""
-            if data and there.read_bytes()[: len(data)] != data:
-                return False
-        return True
-
-    def is_whole(self) -> bool:
-        same_events = self.home.events.read_bytes() == self.run_dir.events.read_bytes()
-        return same_events and self.home.log.read_bytes() == self.run_dir.log.read_bytes()
 
 
 @pytest.fixture
@@ -180,23 +65,6 @@ def far(own_box: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("TMUX_TMPDIR", str(tmp_path))
     yield There(tmp_path, own_box.machine)
     end(tmp_path)
-
-
-def end(folder: Path) -> None:
-    end_runs(folder / "machine" / "runs")
-    subprocess.run(["tmux", "kill-server"], stderr=subprocess.DEVNULL, check=False)
-
-
-def started(attempt: int = 1) -> Started:
-    return Started(t=time.time(), attempt=attempt, first_epoch=1, epochs=5, recipe="v9_attention")
-
-
-def epoch(number: int) -> Epoch:
-    return Epoch(t=2.0, epoch=number, metrics={"val_accuracy": number / 10}, lr=1e-3, seconds=1.0)
-
-
-def numbers(snapshot: Snapshot) -> list[int]:
-    return [p.epoch for p in snapshot.progress.points]
 
 
 # To the end
@@ -242,7 +110,7 @@ def test_status_is_asked_before_the_last_read(there: There) -> None:
             return super().run(argv, **options)
 
     there.tell(started(), epoch(1))
-    snapshot = there.follower(connect=lambda machine: Ending()).once()
+    snapshot = there.follower(connect=lambda machine, patience=1.0: Ending()).once()
     assert (snapshot.verdict.state, snapshot.verdict.reason) == ("finished", "at the last moment")
 
 
@@ -280,10 +148,6 @@ def test_several_at_once_on_one_home_write_the_same(there: There) -> None:
         assert (last["state"], last["reason"], one.returncode) == ("finished", "all is said", 0)
     assert there.is_whole()
     assert there.is_all(there.follower().once())
-
-
-def size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 # A line that is cut
@@ -393,7 +257,7 @@ def test_a_machine_that_lost_what_it_told_is_read_again_from_its_beginning(eithe
     either.tell(started(), epoch(1), epoch(7))
     snapshot = either.follower().once()
     assert numbers(snapshot) == [1, 7]
-    assert snapshot.log == ("one", "other")
+    assert snapshot.log == ("one", "two", "three", follow.ROTATED, "one", "other")
     assert either.is_whole()
     assert either.home.events.with_name("events.jsonl.before").read_bytes() == before
 
@@ -528,7 +392,6 @@ def test_a_mirror_gives_what_is_at_home_first_and_asks_only_for_the_rest(
     mirror = Mirror(tmp_path / "here", str(tmp_path / "there"))
     at_home = b"".join(mirror.at_home())
     assert at_home == data[:3_000_001]
-    assert mirror.agrees(shell)
     came = b""
     while piece := mirror.new(shell):
         came += piece
@@ -538,6 +401,5 @@ def test_a_mirror_gives_what_is_at_home_first_and_asks_only_for_the_rest(
 def test_a_mirror_of_nothing_is_nothing(shell: Shell, tmp_path: Path) -> None:
     mirror = Mirror(tmp_path / "here", str(tmp_path / "no" / "such"))
     assert list(mirror.at_home()) == []
-    assert mirror.agrees(shell)
     assert mirror.new(shell) == b""
     assert not (tmp_path / "here").exists()

@@ -23,13 +23,17 @@ ORCHESTRATOR = (
     ("cli",),
     ("commands",),
     ("assess", "search"),
+    ("notify", "tensorboard", "logfile"),
     ("start", "follow", "fetch", "view"),
-    ("remote", "data", "landing"),
-    ("connect", "providers", "bundle"),
-    ("ssh",),
-    ("shell", "store", "progress"),
-    ("run", "settings"),
-    ("machine", "errors"),
+    ("remote", "data", "landing", "published", "aliases", "keras_log"),
+    ("connect", "hints", "history"),
+    ("providers",),
+    ("ssh", "bundle"),
+    ("shell", "pins", "progress"),
+    ("store",),
+    ("run", "settings", "lease", "health"),
+    ("machine",),
+    ("errors",),
 )
 TRAINER = (
     ("__main__", "examine", "pool"),
@@ -43,9 +47,10 @@ TRAINER = (
 LAYERS = {"orchestrator": ORCHESTRATOR, "trainer": TRAINER}
 LIGHT_HALF = {"contract", "clips", "recipes"}
 # Who alone may import a library; a name ending in / is a folder.
-ALONE = {
-    "boto3": "orchestrator/providers/ec2",
-    "botocore": "orchestrator/providers/ec2",
+ALONE: dict[str, str | tuple[str, ...]] = {
+    "boto3": ("orchestrator/providers/ec2/api.py", "remote_env/mirror.py"),
+    "botocore": ("orchestrator/providers/ec2/api.py", "remote_env/mirror.py"),
+    "cryptography": "orchestrator/providers/ec2/keys.py",
     "fabric": "orchestrator/ssh/",
     "invoke": "orchestrator/ssh/",
     "paramiko": "orchestrator/ssh/",

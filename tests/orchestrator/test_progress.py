@@ -8,14 +8,15 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.machine import Machine
-from orchestrator.progress import METRIC, Progress, Snapshot, Status, Verdict, fold, judge
+from orchestrator.progress import METRIC, Progress, Snapshot, State, Status, Verdict, fold, judge
+from orchestrator.published import Answer, answer
 from orchestrator.run import Asked, Run
 from trainer.contract import Ended, Epoch, Note, Saved, Spec, Started, Unknown, decode
 
@@ -194,7 +195,7 @@ def test_whatever_comes_the_fold_holds_and_can_be_written(events: list[Any], now
     numbers = [p.epoch for p in seen.points]
     assert numbers == sorted(set(numbers))
     snapshot = Snapshot(RUN, seen, judge(seen, None), now)
-    assert json.dumps(snapshot.to_dict())
+    assert json.dumps(answer(snapshot))
     if seen.best:
         value = seen.best.metrics[METRIC]
         assert value is not None
@@ -213,8 +214,24 @@ EXITS: dict[str, dict[str, Any] | None] = {
     "signal": {"code": None, "signal": "SIGSEGV", "stopped": False, "oom": False},
     "oom": {"code": None, "signal": "SIGKILL", "stopped": False, "oom": True},
     "stopped": {"code": None, "signal": "SIGKILL", "stopped": True, "oom": False},
+    "interrupted": {
+        "code": 0,
+        "signal": None,
+        "stopped": False,
+        "cause": "interrupted",
+        "why": "AWS wants it",
+    },
+    "capped": {
+        "code": 0,
+        "signal": None,
+        "stopped": False,
+        "cause": "capped",
+        "why": "the limit of 12 hours",
+    },
+    "hung": {"code": None, "signal": "SIGKILL", "stopped": False, "cause": "hung", "why": "no sign of work"},
 }
 BY_EXIT = {"zero": "finished", "one": "failed", "signal": "failed", "oom": "failed", "stopped": "stopped"}
+BY_GUARD = {"interrupted": "interrupted", "capped": "capped", "hung": "failed"}
 TOLD = {
     "nothing": [],
     "begun": [started(2)],
@@ -231,12 +248,14 @@ def cases() -> Iterator[tuple[bool, bool, str, str, bool]]:
 
 
 def expected(reached: bool, alive: bool, told: str, end: str, rebooted: bool) -> str:
-    """As docs/design.md says it: the lock, else `ended`, else the exit record, else lost."""
+    """As docs/design.md says it: the lock, a guard's word, `ended`, the exit record, else lost."""
     its_own_word = told in ("finished", "stopped", "failed")
     if not reached:
         return told if its_own_word else "unreachable"
     if alive:
         return "starting" if told in ("nothing", "only the attempt before") else "running"
+    if end in BY_GUARD and told != "finished":
+        return BY_GUARD[end]
     if its_own_word:
         return told
     return BY_EXIT.get(end, "lost")
@@ -274,6 +293,8 @@ def test_a_machine_that_knows_no_attempt_has_not_launched_it() -> None:
         ("oom", "ended by SIGKILL; the kernel was out of memory"),
         ("stopped", "stopped when asked"),
         ("zero", "ended with exit code 0"),
+        ("interrupted", "AWS wants it"),
+        ("capped", "the limit of 12 hours"),
     ],
 )
 def test_an_exit_record_is_told_in_words(end: str, words: str) -> None:
@@ -284,34 +305,28 @@ def test_an_exit_record_is_told_in_words(end: str, words: str) -> None:
 
 SPEC = Spec("a-run", "v9_attention", "/d", "f", 30, 8)
 RUN = Run("a-run", SPEC, "local", "demo", 1.0, Machine("local"), "/r", "/p", (Asked("t", 1.0, "c", 1),))
-KEYS = [
-    *("run", "recipe", "machine", "state", "attempt", "epoch", "epochs", "metrics", "best", "lr"),
-    *("seconds_per_epoch", "eta_seconds", "cost_usd", "synthetic", "reason", "error", "next"),
-]
 
 
-@pytest.mark.parametrize(
-    "state", ["starting", "running", "finished", "stopped", "failed", "lost", "unreachable"]
-)
+@pytest.mark.parametrize("state", get_args(State))
 def test_the_object_has_the_same_keys_in_every_state_and_says_what_to_type_next(state: Any) -> None:
     for events in ([], [started(epochs=7)], recorded("finished")):
-        body = Snapshot(RUN, fold(Progress(), events), Verdict(state), 5.0).to_dict()
-        assert list(body) == KEYS
+        body = answer(Snapshot(RUN, fold(Progress(), events), Verdict(state), 5.0))
+        assert list(body) == list(Answer.__annotations__)
         assert body["next"].startswith("ec2emo ")
         assert "a-run" in body["next"]
 
 
 def test_the_object_of_a_run_on_its_way() -> None:
     seen = fold(Progress(), [started(epochs=7), epoch(1, 0.5, t=10.0), epoch(2, 0.4, t=20.0)])
-    body = Snapshot(RUN, seen, Verdict("running"), 25.0).to_dict()
+    body = answer(Snapshot(RUN, seen, Verdict("running"), 25.0))
     assert (body["epoch"], body["epochs"], body["best"]) == (2, 7, {"epoch": 1, METRIC: 0.5})
     assert (body["eta_seconds"], body["seconds_per_epoch"], body["lr"]) == (45.0, 10.0, 1e-3)
-    over = Snapshot(RUN, seen, Verdict("lost", "x", "x"), 25.0).to_dict()
+    over = answer(Snapshot(RUN, seen, Verdict("lost", "x", "x"), 25.0))
     assert over["eta_seconds"] is None
 
 
 def test_before_the_trainer_speaks_the_epochs_are_those_asked_for() -> None:
-    assert Snapshot(RUN, Progress(), Verdict("starting"), 1.0).to_dict()["epochs"] == 30
+    assert answer(Snapshot(RUN, Progress(), Verdict("starting"), 1.0))["epochs"] == 30
 
 
 def test_the_attempt_asked_for_counts_before_the_machine_has_answered() -> None:
@@ -324,3 +339,36 @@ def test_the_attempt_asked_for_counts_before_the_machine_has_answered() -> None:
         seen.append(runs.asked)
     assert seen == [1, 1, 2]
     assert runs.with_attempt(Asked("new", 1.0, "c")).asked == 3
+
+
+# No epoch for too long
+
+
+def slow(*, planned: int = 10, attempt_at: float = 1.0) -> Progress:
+    """Four epochs of 30 s each, the last at 121 s."""
+    begun = started(t=attempt_at, epochs=planned)
+    return fold(Progress(), [begun, *(epoch(n, t=1.0 + 30 * n, seconds=30.0) for n in range(1, 5))])
+
+
+@pytest.mark.parametrize(("now", "state"), [(121.0 + 89, "running"), (121.0 + 91, "stalled")])
+def test_three_times_the_usual_without_an_epoch_is_a_stall(now: float, state: str) -> None:
+    alive = Status(alive=True, attempt=1, now=now)
+    verdict = judge(slow(), alive)
+    assert verdict.state == state
+    assert (verdict.reason == "an epoch takes 30 s, and none has come after epoch 4") == (state == "stalled")
+    assert judge(slow(), alive, 1, now + 3600).state == "stalled"
+
+
+def test_what_takes_its_time_is_no_stall() -> None:
+    late = Status(alive=True, attempt=1, now=9999.0)
+    assert judge(slow(planned=4), late).state == "running"  # all are trained: it evaluates
+    assert judge(slow(attempt_at=200.0), late).state == "running"  # a new attempt reads its data
+    assert judge(fold(Progress(), [started()]), late).state == "running"  # nobody knows how long one takes
+    quick = fold(Progress(), [started(), epoch(1, t=2.0, seconds=0.5)])
+    assert judge(quick, Status(alive=True, attempt=1, now=60.0)).state == "running"
+    assert judge(quick, Status(alive=True, attempt=1, now=63.0)).state == "stalled"
+
+
+def test_a_dead_run_is_never_stalled_and_an_unreachable_one_neither() -> None:
+    assert judge(slow(), Status(alive=False, attempt=1, now=9999.0)).state == "lost"
+    assert judge(slow(), None, 1, 9999.0).state == "unreachable"

@@ -62,6 +62,15 @@ def test_copies_of_clips_are_named_as_such_and_not_offered(ec2emo: Ec2emo, home:
     assert f'"data": "{ec2emo.cwd}/features"' in planned.out
 
 
+def test_what_is_odd_about_the_data_is_said_before_anything_starts(ec2emo: Ec2emo, home: Path) -> None:
+    folder = clips(ec2emo.cwd / "features")
+    with np.load(folder / "sad1.npz") as stored:
+        np.savez(folder / "zz.npz", features=stored["features"], emotion="sad", take=np.array(2))
+    said = ec2emo("deploy", "v9_attention_fix", "--on", "local", "--data", "features", "--plan").err
+    assert "6 clips of 2 emotions, 3 speakers, 1 left out (all: 'ec2emo data check')" in said
+    assert "! 1 file left out, duplicate: zz.npz, the same features as sad1.npz" in said
+
+
 def test_nothing_found_names_where_it_looked(ec2emo: Ec2emo, home: Path) -> None:
     (ec2emo.cwd / "features").mkdir()
     clips(ec2emo.cwd / "elsewhere")

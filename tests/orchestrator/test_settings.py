@@ -71,7 +71,7 @@ def test_data_that_is_no_folder_stays_as_it_is(tmp_path: Path, data: str) -> Non
 )
 def test_an_unknown_setting_is_refused_with_those_there_are(tmp_path: Path, line: str) -> None:
     (tmp_path / "ec2emo.toml").write_text(line)
-    with pytest.raises(BadRequest, match=r"known are data, identity, on|must be a text"):
+    with pytest.raises(BadRequest, match=r"known are data, ec2, identity, on|must be a text"):
         settings.read(tmp_path)
 
 
@@ -122,3 +122,34 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         with pytest.raises(BadRequest, match=r"cannot write .*ec2emo\.toml: Read-only file system"):
             settings.write(disk, on="other", data=None, identity=None)
         assert settings.read(disk).on == "local"
+
+
+def test_the_terms_for_renting_are_a_table(tmp_path: Path) -> None:
+    (tmp_path / "ec2emo.toml").write_text(
+        'on = "ec2"\n[ec2]\nregion = "eu-west-1"\ninstance_types = ["g5.xlarge"]\n'
+        'market = "spot"\nmax_cost = 5\n'
+    )
+    terms = settings.read(tmp_path).ec2
+    assert (terms.region, terms.instance_types, terms.market) == ("eu-west-1", ("g5.xlarge",), "spot")
+    assert (terms.max_cost, terms.max_hours, terms.after) == (5, 12.0, "terminate")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ec2 = 1", "is a table"),
+        ("[ec2]\nproxy_command = 'touch pwned'", "unknown setting ec2.proxy_command"),
+        ("[ec2]\nadopt = true", "unknown setting ec2.adopt"),
+        ("[ec2]\nmarket = 'free'", "market is 'free'"),
+        ("[ec2]\nmax_hours = 0", "max_hours lies between"),
+        ("[ec2]\nmax_hours = 1e400", "max_hours lies between"),
+        ("[ec2]\nmax_cost = -1", "max_cost is more than 0"),
+        ("[ec2]\ninstance_types = [1]", "instance_types is a list of texts"),
+        ("[ec2]\ndisk_gb = 99999999999999999999999", "disk_gb is"),
+        ("[ec2]\nvia = 'ssh -o ProxyCommand=x'", "via is"),
+    ],
+)
+def test_terms_nobody_understands_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "ec2emo.toml").write_text(text)
+    with pytest.raises(BadRequest, match=said):
+        settings.read(tmp_path)

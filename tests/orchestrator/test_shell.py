@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import io
+import re
+import socket
+import sys
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from orchestrator.shell import Shell
+from orchestrator.shell import ServerEnded, Shell
+from tests.conftest import eventually
 
 HOSTILE = ["a b", "it's", '"', "$(touch pwned)", "`touch pwned`", "; touch pwned", "-n", "*", "a\nb", "ü", ""]
 
@@ -91,3 +97,60 @@ def test_a_full_disk_here_is_not_taken_for_a_lost_connection(shell: Shell, tmp_p
     (tmp_path / "file").write_bytes(bytes(1 << 20))
     with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
         shell.get(str(tmp_path / "file"), 0, full)
+
+
+# Serving
+
+SERVER = """
+import http.server, os, sys
+print("getting ready", flush=True)
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+print(f"pid {os.getpid()} listens on {server.server_address[1]}.", file=sys.stderr, flush=True)
+server.serve_forever()
+"""
+
+
+def port_in(line: str) -> int | None:
+    found = re.search(r"listens on ([0-9]+)[.]", line)
+    return int(found[1]) if found else None
+
+
+def served(port: int, path: str) -> bytes:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=20) as answer:
+        body: bytes = answer.read()
+        return body
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_server_is_reached_on_loopback_and_gone_with_the_block(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(range(256)) * 8_000)
+    pids: list[int] = []
+
+    def told(line: str) -> int | None:
+        pids.extend(int(pid) for pid in re.findall(r"pid ([0-9]+)", line))
+        return port_in(line)
+
+    with shell.serve(
+        [sys.executable, "-c", f"import os; os.chdir({str(tmp_path)!r})\n{SERVER}"], told
+    ) as port:
+        with ThreadPoolExecutor(4) as several:
+            assert len(set(several.map(lambda _: served(port, "large"), range(8)))) == 1
+        assert shell.run(["echo", "meanwhile"]).out == b"meanwhile\n"
+        idle = socket.create_connection(("127.0.0.1", port))
+        assert pids and Path(f"/proc/{pids[0]}").exists()
+    assert not listens(port)
+    eventually(lambda: not Path(f"/proc/{pids[0]}").exists())
+    idle.close()
+    assert shell.run(["echo", "still"]).out == b"still\n"
+
+
+def test_a_server_that_does_not_start_says_why(shell: Shell) -> None:
+    with (
+        pytest.raises(ServerEnded, match="no such module"),
+        shell.serve(["sh", "-c", "echo starting; echo no such module >&2; exit 3"], port_in),
+    ):
+        pass

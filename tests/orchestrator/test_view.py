@@ -16,10 +16,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from orchestrator import view
+from orchestrator.health import Gpu
 from orchestrator.progress import Snapshot
 from orchestrator.view.live import Teller
 from orchestrator.view.status import LOOKS, status_block
-from tests.orchestrator.snapshots import BEGUN, MOMENTS, acting, events, run, snapshot, story
+from tests.orchestrator.snapshots import BEGUN, MOMENTS, acting, events, heard, run, snapshot, story
 from trainer.contract import Dataset, Ended, Epoch, Note, Started
 
 anything = st.text(st.characters(exclude_categories=()), max_size=200)
@@ -72,6 +73,15 @@ def test_a_run_without_an_epoch_says_what_it_waits_for(moment: str, words: str) 
         assert words in " ".join(" ".join(drawn(MOMENTS[moment], width=width, height=21)).split())
 
 
+def test_a_fold_that_waits_for_others_says_for_which_and_what_it_holds_out() -> None:
+    asked = run()
+    asked = dataclasses.replace(asked, spec=dataclasses.replace(asked.spec, after=["cv-f1", "cv-f2"]))
+    page = " ".join(drawn(snapshot(list(events(0))[:1], asked=asked)))
+    assert "waiting   for its turn after cv-f1, cv-f2, then the data to be read" in page
+    begun = [dataclasses.replace(e, test=300) if isinstance(e, Dataset) else e for e in events(2)]
+    assert "869 val, 300 held out" in " ".join(drawn(snapshot(begun, asked=asked)))
+
+
 def test_the_end_is_a_local_time_and_the_latest_possible() -> None:
     page = "\n".join(drawn(MOMENTS["running"]))
     left = 13 * 41 - 12
@@ -91,6 +101,84 @@ def test_a_machine_that_does_not_answer_leaves_the_last_figures() -> None:
     assert "! unreachable for 42 s, the run may well\ngo on" in page
     assert "17 of 30" in page and "0.6706" in page
     assert "at the latest" not in page
+
+
+def test_an_unreachable_machine_is_shown_with_the_reason() -> None:
+    page = " ".join(" ".join(drawn(MOMENTS["away"], width=40)).split())
+    assert "why the machine does not answer" in page
+
+
+def test_the_five_blocks_of_health_fit_a_small_window() -> None:
+    page = "\n".join(drawn(MOMENTS["healthy"], height=21))
+    assert re.search(r"^process   pid 812, since .*\d\d:\d\d, in tmux, attempt 1$", page, re.M)
+    assert re.search(r"^data      8690 of 8692 files, 2 left out, 7821 train, 869 val by speaker", page, re.M)
+    assert re.search(
+        r"^gpu       NVIDIA A10G, 97 % used, 18\.3 GB of 24\.1 GB, 64 °C, 182 of 300 W$", page, re.M
+    )
+    assert re.search(
+        r"^machine   ssh://ubuntu@gpu\.example\.org, 42\.0 GB of disk free, 21\.0 GB of memory", page, re.M
+    )
+    assert "load 3.2 on 8 cores" in page
+    assert "lr  0.0003" in page and "gap 0.0000" in page
+    assert "accuracy  ● val  ┄ train" in page and "loss  ━ val  ┄ train" in page
+
+
+def test_without_a_gpu_that_is_said_and_a_broken_one_with_the_reason() -> None:
+    none = heard(gpus=())
+    assert none.health is not None
+    for why, said in (
+        ("no nvidia-smi", "gpu       none, trains on the CPU"),
+        ("nvidia-smi does not answer within 5 s", "(nvidia-smi does not answer within 5 s)"),
+    ):
+        status = dataclasses.replace(none, health=dataclasses.replace(none.health, no_gpus=why))
+        assert said in "\n".join(drawn(snapshot(events(17), status=status)))
+
+
+def test_a_gpu_that_does_not_tell_everything_shows_the_rest() -> None:
+    bare = heard(gpus=(Gpu("Tesla K80", None, None, None, 41.0),))
+    assert "gpu       Tesla K80, 41 °C" in drawn(snapshot(events(17), status=bare))
+
+
+def test_a_disk_that_runs_full_is_noticed() -> None:
+    status = dataclasses.replace(heard(), disk_free=900_000_000)
+    assert "only 900 MB of disk free" in "\n".join(drawn(snapshot(events(17), status=status)))
+
+
+def test_a_stall_is_named_with_what_the_log_does() -> None:
+    page = "\n".join(drawn(MOMENTS["stalled"]))
+    assert page.startswith("▪ stalled  v9-0611-1420-abc")
+    assert "! no epoch for 3 min 20 s, and nothing in its log for 3 min 8 s" in page
+    moving = snapshot(events(17), "stalled", after=200.0, status=heard(grew=-180.0))
+    assert "! no epoch for 3 min 20 s, but its log still grows" in "\n".join(drawn(moving))
+
+
+def test_a_process_without_a_byte_is_a_state_of_its_own() -> None:
+    shown = snapshot([], "starting", after=30.0, log=(), status=heard())
+    assert "no bytes yet, its process runs for 32 s" in " ".join(drawn(shown))
+
+
+def test_a_machine_whose_clock_is_hours_away_shows_local_times_and_true_ages() -> None:
+    """BEGUN is years before the clock of whoever runs this."""
+    page = "\n".join(drawn(MOMENTS["healthy"]))
+    assert page.split("\n")[0].endswith("0:11:49")
+    begun = time.localtime(time.time() - 17 * 41 - 12 - 2)
+    near = {time.strftime("%H:%M", time.localtime(time.mktime(begun) + d)) for d in (-60, 0, 60)}
+    found = re.search(r"since (?:\S+ )?(\d\d:\d\d), in tmux", page)
+    assert found and found[1] in near
+
+
+def test_the_charts_take_the_room_that_is_left() -> None:
+    heights = {}
+    for height in (14, 21, 30, 60):
+        page = drawn(MOMENTS["healthy"], height=height)
+        heights[height] = sum(any("\u2800" <= c <= "\u28ff" for c in line) for line in page)
+    assert heights[14] == 0
+    assert 3 <= heights[21] < heights[30] <= heights[60] == 12
+    assert any(line.startswith("curve") for line in drawn(MOMENTS["healthy"], height=14))
+    narrow = drawn(MOMENTS["healthy"], width=40, height=60)
+    assert any("accuracy  ● val" in line for line in narrow) and not any(
+        " loss  ●" in line for line in narrow
+    )
 
 
 def test_synthetic_data_are_called_so_in_every_window() -> None:
@@ -124,9 +212,13 @@ def test_an_epoch_without_numbers_is_no_best() -> None:
 def test_the_older_lines_of_the_log_go_first() -> None:
     log = tuple(f"line {i}" for i in range(50))
     shown = snapshot(events(17), log=log)
-    assert sum("│ line" in line for line in drawn(shown)) == 4
-    small = drawn(shown, height=18)
-    assert any("line 49" in line for line in small) and not any("line 46" in line for line in small)
+    seen = []
+    for height in range(40, 10, -1):
+        lines = [line for line in drawn(shown, height=height) if "│ line" in line]
+        assert lines == [f"│ line {i}" for i in range(50 - len(lines), 50)]
+        seen.append(len(lines))
+    assert seen == sorted(seen, reverse=True)
+    assert (seen[0], seen[-1]) == (4, 0)
 
 
 def test_of_a_progress_bar_in_the_log_the_last_state_shows() -> None:
@@ -210,7 +302,8 @@ def test_any_events_can_be_shown_in_any_window(
 def test_the_run_of_a_page_is_the_one_asked_for() -> None:
     other = snapshot(events(2), asked=run(id="another", recipe="cnn"))
     page = "\n".join(drawn(other))
-    assert page.startswith("● running  another") and "cnn on ssh://ubuntu@gpu.example.org" in page
+    assert page.startswith("● running  another") and "recipe    cnn, " in page
+    assert "machine   ssh://ubuntu@gpu.example.org" in page
 
 
 # Told line by line
@@ -223,7 +316,7 @@ def test_a_story_is_told_once_each() -> None:
     said = "\n".join(lines)
     for epoch in range(1, 13):
         assert len(re.findall(rf"^epoch {epoch} of 30 ", said, re.M)) == 1
-    assert said.count("contact lost; the run may well go on") == 1
+    assert said.count("contact lost (the machine does not answer); the run may well go on") == 1
     assert said.count("contact is back") == 1
     assert said.count("data: 8690 of 8692 clips used") == 1
     assert said.count("warning: 2 files left out") == 1

@@ -110,7 +110,7 @@ def test_a_page_on_the_screen_is_the_page_that_was_made(tmux: Callable[[int, int
     window = tmux(80, 24, "view.show(MOMENTS['finished'], log_lines=2)")
     screen = window.wait_for("ec2emo download")
     console = Console(width=80)
-    made = status_block(MOMENTS["finished"], log_lines=2).fitted(console, 80, None).plain
+    made = status_block(MOMENTS["finished"], log_lines=2).fitted(console, 80, 22).plain
     assert screen == [line.rstrip() for line in made.split("\n")]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from orchestrator import view
+from orchestrator.history import Known
 from tests.orchestrator.snapshots import EVIL, HOSTILE, acting, hostile
 
 anything = st.text(st.characters(exclude_categories=()), max_size=200)
@@ -35,6 +37,8 @@ def show_everything() -> None:
         telling(1, 2)
         telling.phase(EVIL)
         telling(2, 2)
+    known = Known(hostile().run, hostile().progress, EVIL, None)
+    sys.stdout.write(view.compared_page([known, known], {EVIL: [EVIL, None]}))
     show_pages()
 
 
@@ -55,9 +59,13 @@ def show_pages() -> None:
     }
     view.show(hostile(), log_lines=40)
     view.runs_table([row])
+    known = Known(hostile().run, hostile().progress, EVIL, None)
+    view.compared([known, known], {EVIL: [EVIL, None]})
     view.recipes_table([(EVIL, EVIL, EVIL)])
     view.recipe_page(EVIL, EVIL, [(EVIL, EVIL, EVIL, EVIL)])
     view.evaluation(EVALUATION | {"run": EVIL, "data": EVIL, "left_out": {EVIL: 3}, "absent": [EVIL]})
+    fold = FOLDS["folds"][0] | {"run": EVIL}
+    view.folds(FOLDS | dict.fromkeys(("run", "best", "recipe", "split"), EVIL) | {"folds": [fold]})
     view.machines_table([{"machine": EVIL, "state": EVIL, "running": [EVIL], "why": EVIL, "provider": EVIL}])
     view.files_table([(EVIL, EVIL, 12, EVIL)])
     view.doctor_table([(EVIL, "fail", EVIL, EVIL)])
@@ -65,6 +73,7 @@ def show_pages() -> None:
     view.data_report(REPORT | {"classes": {EVIL: 3}, "key": EVIL, "fingerprint": EVIL} | BAD)
 
 
+SCORES = ("accuracy", "uar", "macro_f1")
 REPORT: dict[str, Any] = {
     "files": 96,
     "used": 90,
@@ -106,6 +115,22 @@ EVALUATION: dict[str, Any] = {
     "skipped": 2,
     "speakers_shared_with_training": 0,
     "trained_on_these_data": False,
+    "synthetic": False,
+}
+FOLDS: dict[str, Any] = {
+    "run": "cv",
+    "recipe": "v9_attention",
+    "split": "speaker",
+    "of": 3,
+    "folds": [
+        {"run": f"cv-f{i}", "fold": i, "epoch": 9, "n": 50, "speakers": 6, **dict.fromkeys(SCORES, i / 4)}
+        for i in (1, 2)
+    ],
+    "missing": ["cv-f3"],
+    "mean": dict.fromkeys(SCORES, 0.375),
+    "deviation": dict.fromkeys(SCORES, 0.1768),
+    "best": "cv-f2",
+    "pooled": EVALUATION,
     "synthetic": False,
 }
 BAD = {
@@ -225,7 +250,7 @@ def test_data_that_can_be_trained_on_are_called_ready(capsys: pytest.CaptureFixt
         "96 found, 90 used, 6 left out",
         "embedding, 768 numbers a frame",
         "min 80, median 180.5, max 260",
-        "2, known for 80 of 90 clips",
+        "2, 20 to 60 clips each, known for 80 of 90 clips",
         "calm    8  ━━━━━━━━━━━━━━━\n",
         "a/1.npz: no label in its name\n    and 4 more\n",
         "✓ ready to train on\n",
@@ -246,6 +271,24 @@ def test_a_fatal_problem_is_named_with_its_files(capsys: pytest.CaptureFixture[s
     assert "✗ two sizes: send one\n    b/1.npz\n" in out
     assert out.endswith("✗ cannot be trained on as it is\n")
     assert out.startswith("SYNTHETIC data")
+
+
+def test_folds_are_shown_one_by_one_and_together(capsys: pytest.CaptureFixture[str]) -> None:
+    view.folds(FOLDS)
+    out = capsys.readouterr().out
+    for line in (
+        "cv: 2 of 3 folds by speaker, of v9_attention",
+        "! not evaluated yet: cv-f3",
+        "   2  cv-f2      9     50         6    0.5000  0.5000    0.5000",
+        "accuracy  0.6100  0.5500 to 0.6600   folds 0.3750 ± 0.1768",
+        "clips     100 held out, which chose nothing",
+        "best      cv-f2, if only because its clips are easy",
+    ):
+        assert line in out
+    view.folds(FOLDS | {"deviation": dict.fromkeys(SCORES), "missing": [], "synthetic": True})
+    out = capsys.readouterr().out
+    assert "folds 0.3750\n" in out
+    assert "SYNTHETIC" in out
 
 
 def test_an_evaluation_says_how_sure_it_is_and_of_whom(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,3 +79,64 @@ def test_a_real_frame_that_mixing_makes_zero_is_no_padding() -> None:
     same = Batch(x, np.array([2, 2]), np.eye(2, dtype=np.float32), np.ones(2, np.float32))
     for seed in range(5):
         assert augment.mix(same, 0.2, np.random.default_rng(seed)).frames.any(axis=2).all()
+
+
+def test_a_clip_at_another_tempo_begins_and_ends_as_it_did() -> None:
+    x = np.zeros((200, 30, 2), np.float32)
+    x[:, :20] = np.linspace(1, 2, 20)[:, None]
+    n = len(x)
+    before = Batch(x, np.full(n, 20), np.eye(3, dtype=np.float32)[[0] * n], np.ones(n, np.float32))
+    after = augment.stretch(before, 0.15, np.random.default_rng(2))
+    assert (after.lengths.min(), after.lengths.max()) == (17, 23)
+    for row, length in zip(after.frames, after.lengths, strict=True):
+        np.testing.assert_allclose(row[:length, 0], np.linspace(1, 2, length), atol=1e-6)
+        assert not row[length:].any()
+
+
+def test_a_clip_that_becomes_too_long_is_cut_off_and_not_squeezed() -> None:
+    x = np.linspace(1, 2, 20, dtype=np.float32)[None, :, None].repeat(100, 0)
+    before = Batch(x, np.full(100, 20), np.zeros((100, 3), np.float32), np.ones(100, np.float32))
+    after = augment.stretch(before, 0.15, np.random.default_rng(2))
+    assert after.lengths.max() == 20
+    ends = after.frames[after.lengths == 20, 19, 0]
+    assert ends.max() == pytest.approx(2)
+    assert ends.min() < 1.9
+
+
+def test_warping_moves_a_peak_by_as_much_as_is_asked_for_at_most() -> None:
+    x = np.zeros((300, 2, 100), np.float32)
+    x[..., 49:52] = 1
+    before = Batch(x, np.full(300, 2), np.zeros((300, 3), np.float32), np.ones(300, np.float32))
+    after = augment.warp(before, 0.1, np.random.default_rng(2))
+    peaks = (after.frames[:, 0] * np.arange(100)).sum(axis=1) / after.frames[:, 0].sum(axis=1)
+    assert 41 < peaks.min() < 46
+    assert 54 < peaks.max() < 60
+    assert after.frames.dtype == np.float32
+    still = augment.warp(before, 0.0, np.random.default_rng(2))
+    np.testing.assert_allclose(still.frames, before.frames, atol=1e-6)
+
+
+def test_blanked_frames_and_dimensions_are_spans_and_padding_stays_what_it_is() -> None:
+    x = np.ones((300, 24, 16), np.float32)
+    lengths = np.random.default_rng(1).integers(1, 25, 300)
+    before = Batch(x, lengths, np.zeros((300, 3), np.float32), np.ones(300, np.float32))
+    x[~before.real] = 0
+    after = augment.blank(before, 1, np.random.default_rng(2))
+    assert np.array_equal(after.frames.any(axis=2), before.real)
+    values = (after.frames > 0.5).astype(int)
+    blank_frames = before.real & ~values.any(axis=2)
+    assert 1 <= blank_frames.sum(axis=1).max() <= 24 / 6
+    blank_dims = ~values.any(axis=1)
+    assert 1 <= np.median(blank_dims.sum(axis=1)) <= 2
+    assert x[before.real].all()
+
+
+@pytest.mark.parametrize(
+    ("augmented", "amount"), [("stretch", 0.9), ("warp", 0.5), ("blank", 3), ("add_noise", 1.0)]
+)
+def test_whatever_is_done_padding_is_zeros_and_real_frames_are_not(augmented: str, amount: float) -> None:
+    before = batch(80)
+    after = getattr(augment, augmented)(before, amount, np.random.default_rng(4))
+    assert np.array_equal(after.frames.any(axis=2), after.real)
+    assert (after.lengths >= 1).all()
+    assert np.array_equal(before.frames, batch(80).frames)

@@ -231,3 +231,21 @@ def test_the_length_is_a_percentile_of_training_clips_or_what_was_asked(tmp_path
         norm = dataset.normaliser(packed, train, Preparation(percentile=percentile))
         assert norm.frames == int(np.percentile(packed.lengths[train], percentile))
     assert dataset.normaliser(packed, train, Preparation(frames=33)).frames == 33
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_an_adaptive_split_by_speaker_finds_the_division_that_has_rare_classes_on_both_sides(
+    tmp_path: Path, seed: int
+) -> None:
+    corpus(tmp_path, speakers=10)
+    random = np.random.default_rng(4)
+    for emotion, speakers in (("sad", (1, 4)), ("happy", (1, 7)), ("disgust", (4, 1, 8))):
+        for speaker in (*speakers, *speakers):
+            features = random.normal(size=(9, 3))
+            name = f"{emotion}-{len(list(tmp_path.iterdir()))}.npz"
+            clip(tmp_path, name, emotion=emotion, speaker=f"s{speaker}", features=features)
+    packed = packed_of(tmp_path)
+    split = dataset.divide(packed, "speaker", seed, Preparation(validation=0.2, adaptive=True))
+    for side in (split.train, split.val):
+        assert np.bincount(packed.labels[side], minlength=5).min() >= 2
+    assert split.shared_speakers == 0

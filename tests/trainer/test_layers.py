@@ -29,13 +29,105 @@ def test_a_pooled_frame_is_real_if_any_of_its_frames_was_and_padding_never_wins(
     assert np.asarray(layer(x))[0, :, 0].tolist() == [-3, 0, 0]
 
 
-@pytest.mark.parametrize(("frames", "size"), [(7, 3), (6, 3), (1, 2)])
-def test_pooling_says_its_shape(frames: int, size: int) -> None:
-    from trainer.layers import MaskedMaxPool1D
+def test_a_mean_over_frames_leaves_padding_out() -> None:
+    from trainer.layers import MaskedMeanPool1D
 
-    layer = MaskedMaxPool1D(size)
+    x, mask = masked([[1, 3, 5, 99, 99], [1, 2, 3, 4, 5]], (3, 5))
+    out = np.asarray(MaskedMeanPool1D(2)(x, mask=mask))[..., 0]
+    assert out.tolist() == [[2, 5, 0], [1.5, 3.5, 5]]
+
+
+@pytest.mark.parametrize(("frames", "size"), [(7, 3), (6, 3), (1, 2)])
+@pytest.mark.parametrize("kind", ["MaskedMaxPool1D", "MaskedMeanPool1D"])
+def test_pooling_says_its_shape(kind: str, frames: int, size: int) -> None:
+    from trainer import layers
+
+    layer = getattr(layers, kind)(size)
     x = np.zeros((2, frames, 4), np.float32)
     assert tuple(layer(x).shape) == layer.compute_output_shape(x.shape)
+
+
+def test_a_clip_is_standardised_by_its_own_frames() -> None:
+    from trainer.layers import ClipStandardization
+
+    x, mask = masked([[1, 3, 99, 99], [7, 7, 7, 7]], (2, 4))
+    out = np.asarray(ClipStandardization()(x, mask=mask))[..., 0]
+    np.testing.assert_allclose(out, [[-1, 1, 0, 0], [0, 0, 0, 0]], atol=1e-3)
+
+
+def test_attentive_statistics_are_means_and_deviations_under_softmax_weights() -> None:
+    from trainer.layers import AttentiveStatistics
+
+    random = np.random.default_rng(0)
+    x = random.normal(size=(1, 6, 3)).astype(np.float32)
+    layer = AttentiveStatistics(2, units=5)
+    found = np.asarray(layer(x, mask=np.arange(6)[None] < 4))[0].reshape(2, 2, 3)
+    real = x[0, :4]
+    scores = np.tanh(real @ layer.hidden.kernel.numpy()) @ layer.scores.kernel.numpy()
+    weights = np.exp(scores) / np.exp(scores).sum(axis=0)
+    mean = weights.T @ real
+    np.testing.assert_allclose(found[0], mean, atol=1e-5)
+    variance = weights.T @ real**2 - mean**2
+    np.testing.assert_allclose(found[1], np.sqrt(variance), atol=1e-3)
+
+
+def test_segments_keep_the_order_that_a_mean_over_all_loses() -> None:
+    from trainer.layers import SegmentStatistics
+
+    x, mask = masked([[*range(9), 99], [*range(8, -1, -1), 99]], (9, 9))
+    found = np.asarray(SegmentStatistics(2)(x, mask=mask)).reshape(2, 2, 2)
+    # Weights of the first part: 1/6, 3/6, 5/6, 1 - 1/6, 3/6, 1/6 and nothing from the seventh frame on.
+    np.testing.assert_allclose(found[0, 0], [2.5, 5.5], atol=1e-4)
+    np.testing.assert_allclose(found[1, 0], [5.5, 2.5], atol=1e-4)
+    weights = np.array([1, 3, 5, 5, 3, 1]) / 18
+    deviation = np.sqrt(weights @ (np.arange(6) - 2.5) ** 2)
+    np.testing.assert_allclose(found[:, 1], deviation, atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_clip_shorter_than_its_parts_has_finite_statistics(length: int) -> None:
+    from trainer.layers import SegmentStatistics
+
+    x, mask = masked([[3, 3, 99]], (length,))
+    found = np.asarray(SegmentStatistics(8)(x, mask=mask))
+    np.testing.assert_allclose(found[0, :8], 3, rtol=1e-3)
+
+
+def test_a_spectrum_s_block_says_its_shape_and_halves_the_mask() -> None:
+    from trainer.layers import SpectrumBlock
+
+    for frames, bins, stride in ((7, 9, 2), (6, 1, 2), (5, 4, 1)):
+        layer = SpectrumBlock(3, kernel=5, stride=stride)
+        x, mask = np.ones((2, frames, bins, 2), np.float32), np.arange(frames)[None].repeat(2, 0) < 3
+        out = layer(x, mask=mask)
+        assert tuple(out.shape) == layer.compute_output_shape(x.shape)
+        kept = np.asarray(layer.compute_mask(x, mask))
+        assert kept.shape == tuple(out.shape[:2])
+        assert kept.sum() == 2 * (2 if stride == 2 else 3)
+        assert not np.asarray(out)[~kept].any()
+
+
+def test_each_member_of_a_committee_learns_as_if_it_were_alone() -> None:
+    import keras
+    import tensorflow as tf
+
+    from trainer.layers import Committee, CommitteeCrossentropy
+
+    random = np.random.default_rng(0)
+    members = [tf.Variable(random.normal(size=(4, 3)) * 3, dtype=tf.float32) for _ in range(3)]
+    targets = np.eye(3, dtype=np.float32)[[0, 1, 2, 2]]
+    committee, loss = Committee(), CommitteeCrossentropy(0.1)
+    with tf.GradientTape() as together:
+        value = loss(targets, committee(list(members), training=True))
+    alone = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
+    with tf.GradientTape() as apart:
+        wanted = sum(alone(targets, m) for m in members) / 3
+    assert float(value) == pytest.approx(float(wanted), rel=1e-5)
+    for a, b in zip(together.gradient(value, members), apart.gradient(wanted, members), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    answer = np.asarray(committee(list(members), training=False))
+    shares = [np.exp(m.numpy()) / np.exp(m.numpy()).sum(axis=1, keepdims=True) for m in members]
+    np.testing.assert_allclose(answer, np.mean(shares, axis=0), atol=1e-6)
 
 
 def test_attention_is_a_softmax_over_real_frames_of_scaled_scores() -> None:
@@ -61,8 +153,15 @@ def test_every_layer_is_made_again_from_what_it_says_of_itself() -> None:
     made = [
         layers.MaskedConv1D(3, 5, padding="same", activation="relu"),
         layers.MaskedMaxPool1D(3),
+        layers.MaskedMeanPool1D(3),
         layers.SelfAttention(4, scaled=False),
         layers.Limit(15.0),
+        layers.ClipStandardization(),
+        layers.AttentiveStatistics(4, units=5),
+        layers.SegmentStatistics(3),
+        layers.SpectrumBlock(3, kernel=5, stride=2),
+        layers.Channels(),
+        layers.FlatChannels(),
     ]
     for layer in made:
         again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))

@@ -9,6 +9,7 @@ import pytest
 
 from trainer import recipes
 from trainer.data.preparation import Preparation
+from trainer.schedule import Schedule
 
 from .runs import tiny
 
@@ -20,14 +21,16 @@ def model_of(name: str, frames: int = 20, **more: Any) -> Any:
     return recipe.build((frames, DIM), 5, recipes.make_params(recipe, more))
 
 
-@pytest.mark.parametrize("name", recipes.names())
-def test_more_padding_changes_nothing(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "params"), [*((n, {}) for n in recipes.names()), ("conv_committee", {"features": "spectrum"})]
+)
+def test_more_padding_changes_nothing(name: str, params: dict[str, Any]) -> None:
     import keras
 
     random = np.random.default_rng(0)
     lengths = (21, 14, 13, 5, 2, 1)
     keras.utils.set_random_seed(1)
-    small = dict.fromkeys(tiny(name), 16)
+    small = {**dict.fromkeys(tiny(name), 16), **params}
     model = model_of(name, 21, **small)
     # Running means as training leaves them: not those that hide what padding becomes.
     for w in model.weights:
@@ -146,6 +149,50 @@ def test_v8_reaches_its_rate_in_epoch_five_and_has_nothing_against_overfitting_b
     plan = recipe.schedule(recipe.Params(), epochs=100)
     assert (plan.low, plan.high, plan.warmup, plan.patience) == (1e-6, 1e-3, 5, 7)
     assert not model_of("final_working_fix").losses
+
+
+@pytest.mark.parametrize(
+    ("dim", "features", "spectrum"),
+    [
+        (128, "auto", True),
+        (80, "auto", True),
+        (96, "auto", False),
+        (768, "auto", False),
+        (128, "embedding", False),
+        (96, "spectrum", True),
+    ],
+)
+def test_what_features_are_is_told_by_their_number_unless_it_is_said(
+    dim: int, features: str, spectrum: bool
+) -> None:
+    recipe = recipes.load("conv_committee")
+    params = recipes.make_params(recipe, {**tiny("conv_committee"), "features": features, "members": 1})
+    made = layers_of(recipe.build((20, dim), 5, params))
+    assert ("SpectrumBlock" in made) == spectrum
+    assert ("MaskedMeanPool1D" in made) != spectrum
+
+
+def test_a_spectrum_is_warped_and_has_noise_and_mixup_of_its_own() -> None:
+    recipe = recipes.load("conv_committee")
+    asked = recipes.preparation(recipe, recipe.Params(warp=0.1, noise=0.3, spectrum_noise=0.05))
+    found = [(w.warp, w.noise, w.mixup) for w in (asked.of(128), asked.of(96))]
+    assert found == [(0.1, 0.05, 0.0), (0.0, 0.3, 0.2)]
+    assert Preparation(noise=0.3).of(128).noise == 0.3
+
+
+def test_a_committee_s_rate_rises_once_and_falls_in_one_cosine_to_the_end() -> None:
+    recipe = recipes.load("conv_committee")
+    for epochs in (4, 30, 200):
+        plan = Schedule(recipe.schedule(recipe.Params(), epochs=epochs))
+        rates = []
+        for epoch in range(1, epochs + 1):
+            rates.append(plan.rate(epoch))
+            plan.observe(epoch, 1.0)
+        top = rates.index(max(rates))
+        assert max(rates) == pytest.approx(recipe.Params().lr)
+        assert rates[: top + 1] == sorted(rates[: top + 1])
+        assert rates[top:] == sorted(rates[top:], reverse=True)
+        assert rates[-1] == pytest.approx(max(rates) / 100)
 
 
 def test_a_mix_without_rows_of_shares_is_refused() -> None:

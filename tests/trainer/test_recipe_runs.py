@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import subprocess
@@ -21,8 +22,8 @@ from .conftest import make_run
 from .runs import ROOT, add_attempt, events, spawn, tiny, train, wait_for
 
 EPOCHS = 2
-# The one with most random state, and the one of another optimizer: the others in the whole matrix.
-SAMPLED = ("attn_crnn_v2", "wav2vec_fixed")
+# Those with most random state, and the one of another optimizer: the others in the whole matrix.
+SAMPLED = ("attn_crnn_v2", "conv_committee", "wav2vec_fixed")
 # Enough that each recipe's rate, patience and augmentation do something in two epochs.
 LIVELY = {"plateau_patience": 1, "validation": 0.2}
 
@@ -134,10 +135,11 @@ def killed_and_resumed(new_run: NewRun, name: str, whole: RunDir, *, epochs: int
     cut = new_run(f"cut-{name}", recipe=name, epochs=EPOCHS)
     publish_params(cut, params_of(name))
     process = spawn(cut)
-    wait_for(lambda: len(events(cut, "epoch" if epochs else "dataset")) >= max(1, epochs), 120)
     try:
-        process.wait(wait)
-    except subprocess.TimeoutExpired:
+        wait_for(lambda: len(events(cut, "epoch" if epochs else "dataset")) >= max(1, epochs), 600)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(wait)
+    finally:
         process.kill()
         process.wait()
     add_attempt(cut, 2, origin="checkpoint")

@@ -147,9 +147,7 @@ def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_last_good_weight
     assert train(run) == 1
     ended = events(run, "ended")[0]
     assert ended.status == "failed"
-    assert (
-        "is nan in batch" in ended.reason or "is inf in batch" in ended.reason or "not finite" in ended.reason
-    )
+    assert ended.reason.startswith("the loss is nan in batch 2 of epoch 2: what was saved before is kept")
     assert ended.best_epoch == 1
     bundle = artifacts.load(
         run.root / Path(Manifest.parse(run.manifest.read_bytes()).of("best")[0].path).parent

@@ -12,7 +12,7 @@ from trainer.clips.files import Clip
 from trainer.clips.tree import Entry, Refused
 
 # Goes up whenever the same file may be judged differently.
-VERSION = 2
+VERSION = 3
 
 
 class Cache:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import lzma
 import math
+import re
 import struct
 import tokenize
 import zipfile
@@ -28,6 +29,9 @@ DTYPES = ("float16", "float32", "float64")
 MAX_BYTES = 256 * 2**20
 _MAX_WORD_BYTES = 4096
 _MAX_HEADER = 10_000
+_GROUPS = 16
+# What programs that train leave between the clips: audio_mean.npy, feature_std_v9.npy, label_classes.npy.
+_STATISTICS = re.compile(r"(^|_)(mean|std|var|scaler?|stats?|classes)(_\w+)?\.np[yz]$", re.I)
 # Everything zipfile and numpy were seen to raise on damaged files.
 _UNREADABLE = (
     OSError,
@@ -51,7 +55,8 @@ _UNREADABLE = (
 
 class Clip(NamedTuple):
     """A clip that can be trained on. `named` is the label its file name states, where it states one;
-    `bytes` and `sha256` are the file's; `key` is "" for an `.npy`.
+    `bytes` and `sha256` are the file's; `key` is "" for an `.npy`. `content` names the features alone,
+    however they are stored; `outline` is the rough shape of their mean over time (see `outline_of`).
     """
 
     path: str
@@ -65,6 +70,8 @@ class Clip(NamedTuple):
     key: str
     synthetic: bool
     named: str | None
+    content: str
+    outline: str
 
 
 class Contents(NamedTuple):
@@ -94,6 +101,8 @@ def look(entry: Entry) -> Clip | Refused:
         contents = parse(data, entry.path)
         return _clip(entry, contents, hashlib.sha256(data).hexdigest())
     except NotAClip as e:
+        if e.kind in ("not-2d", "no-label", "constant") and _STATISTICS.search(entry.path.rsplit("/", 1)[-1]):
+            return Refused(entry.path, "statistics", f"statistics, by its name, and no clip: {e}")
         return Refused(entry.path, e.kind, str(e))
     except OSError as e:
         return Refused(entry.path, "unreadable", f"cannot be read: {e.strerror or e}")
@@ -217,6 +226,8 @@ def _check_values(features: np.ndarray[Any, Any]) -> None:
         raise NotAClip("not-finite", "it has NaN or infinite values")
     if (features == features.flat[0]).all():
         raise NotAClip("constant", f"all its values are {features.flat[0]}")
+    if len(features) > 1 and (features == features[0]).all():
+        raise NotAClip("constant", f"all its {len(features)} frames are the same")
 
 
 def _clip(entry: Entry, contents: Contents, digest: str) -> Clip:
@@ -241,7 +252,24 @@ def _clip(entry: Entry, contents: Contents, digest: str) -> Clip:
         key=contents.key,
         synthetic=contents.synthetic,
         named=named.label,
+        content=hashlib.sha256(_plain(contents.features).tobytes()).hexdigest()[:32],
+        outline=outline_of(contents.features),
     )
+
+
+def outline_of(features: np.ndarray[Any, Any]) -> str:
+    """The mean over time of 16 neighbouring groups of dimensions, about their own mean, in deviations of all
+    values: little-endian float16 in hex. What one extractor makes of any speech has much of it in common.
+    """
+    values = _plain(features).astype(np.float64)
+    groups = np.array_split(values.mean(axis=0), min(_GROUPS, values.shape[1]))
+    means = np.array([group.mean() for group in groups])
+    outline: bytes = ((means - means.mean()) / values.std()).astype("<f2").tobytes()
+    return outline.hex()
+
+
+def _plain(features: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.ascontiguousarray(features, "<f4")
 
 
 def _said(error: BaseException) -> str:

@@ -5,6 +5,8 @@ Folds are of the clips and the seed, not of a library's version: a resume must f
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import numpy.typing as npt
 
@@ -36,6 +38,26 @@ def held_out(report: Report, how: str, count: int, seed: int) -> list[Indices]:
         folds = by_class(labels, count, seed)
     _refuse_unlearnable(labels, folds, least=1 if how == "speaker" else _LEFT)
     return folds
+
+
+def describe(report: Report, folds: list[Indices]) -> list[dict[str, object]]:
+    """What each fold holds out: clips, classes and speakers with their counts. Fit for JSON."""
+    told: list[dict[str, object]] = []
+    for number, fold in enumerate(folds, 1):
+        clips = [report.used[i] for i in fold]
+        told.append(
+            {
+                "fold": number,
+                "clips": len(clips),
+                "classes": _counted([c.label for c in clips]),
+                "speakers": _counted([c.speaker for c in clips if c.speaker]),
+            }
+        )
+    return told
+
+
+def _counted(names: list[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
 
 
 def refuse_unknown(report: Report) -> None:

@@ -1,4 +1,4 @@
-"""Noise and MixUp: what makes training batches harder than the clips are. Real frames alone are touched."""
+"""What makes training batches harder than the clips are. Real frames alone are touched, and stay real."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ import numpy.typing as npt
 from trainer.data.dataset import NOT_PADDING
 
 Floats32 = npt.NDArray[np.float32]
+
+# The longest blanked span, as a share of the clip's frames and of the dimensions.
+_FRAMES_BLANKED = 1 / 6
+_DIMENSIONS_BLANKED = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,41 @@ def add_noise(batch: Batch, deviation: float, random: np.random.Generator) -> Ba
     return replace(batch, frames=frames)
 
 
+def stretch(batch: Batch, share: float, random: np.random.Generator) -> Batch:
+    """Each clip at a tempo of its own: longer or shorter by up to `share`, cut off where the batch ends."""
+    n, longest, _ = batch.frames.shape
+    wanted = np.rint(batch.lengths * random.uniform(1 - share, 1 + share, n))
+    lengths = np.clip(wanted, 1, longest).astype(np.intp)
+    steps = (batch.lengths - 1) / np.maximum(wanted - 1, 1)
+    frames = _between(batch.frames, np.arange(longest) * steps[:, None], batch.lengths - 1)
+    return _tidy(replace(batch, frames=frames, lengths=lengths))
+
+
+def warp(batch: Batch, share: float, random: np.random.Generator) -> Batch:
+    """Each clip from a vocal tract of its own: frequencies times up to 1 ± `share`, and shifted by up to a
+    third as much of the bands (vocal tract length perturbation, Jaitly and Hinton 2013).
+    """
+    n, _, dim = batch.frames.shape
+    factor = random.uniform(1 - share, 1 + share, (n, 1))
+    shift = random.uniform(-share / 3, share / 3, (n, 1)) * dim
+    bands = np.swapaxes(batch.frames, 1, 2)
+    warped = _between(bands, np.arange(dim) * factor + shift, np.full(n, dim - 1))
+    return _tidy(replace(batch, frames=np.ascontiguousarray(np.swapaxes(warped, 1, 2))))
+
+
+def blank(batch: Batch, spans: int, random: np.random.Generator) -> Batch:
+    """So many spans of frames and of dimensions become 0, the mean (SpecAugment,
+    https://arxiv.org/abs/1904.08779).
+    """
+    n, longest, dim = batch.frames.shape
+    frames = batch.frames.copy()
+    for _ in range(spans):
+        frames[_spans(batch.lengths, longest, _FRAMES_BLANKED, random)] = 0
+        hidden = _spans(np.full(n, dim), dim, _DIMENSIONS_BLANKED, random)
+        np.copyto(frames, 0, where=hidden[:, None, :])
+    return _tidy(replace(batch, frames=frames))
+
+
 def mix(batch: Batch, alpha: float, random: np.random.Generator) -> Batch:
     """MixUp (https://arxiv.org/abs/1710.09412): each clip with a partner of its batch, shares from a Beta.
 
@@ -51,17 +90,46 @@ def mix(batch: Batch, alpha: float, random: np.random.Generator) -> Batch:
     share: Floats32 = np.maximum(drawn, 1 - drawn).astype(np.float32)
     partner = random.permutation(n)
     frames = _mean(share, batch.frames, batch.frames[partner])
-    real = batch.real
-    frames[~real] = 0
-    frames[real & ~frames.any(axis=2)] = NOT_PADDING
     first: Floats32 = share * batch.weights
     second: Floats32 = (1 - share) * batch.weights[partner]
     weights: Floats32 = first + second
     targets = _mean((first / weights).astype(np.float32), batch.targets, batch.targets[partner])
-    return Batch(frames, batch.lengths, targets, weights)
+    return _tidy(Batch(frames, batch.lengths, targets, weights))
 
 
 def _mean(share: Floats32, first: Floats32, second: Floats32) -> Floats32:
     share = share.reshape(-1, *[1] * (first.ndim - 1))
     mixed: Floats32 = share * first + (1 - share) * second
     return mixed
+
+
+def _between(values: Floats32, places: npt.NDArray[np.floating[Any]], last: npt.NDArray[np.intp]) -> Floats32:
+    """(n, any, dim) read along its second axis at `places` (n, m), between two neighbours in proportion; no
+    further than `last` (n,).
+    """
+    places = np.clip(places, 0, last[:, None])
+    before = places.astype(np.intp)
+    share = (places - before).astype(np.float32)[..., None]
+    row = np.arange(len(values))[:, None]
+    found: Floats32 = values[row, before] * (1 - share)
+    found += values[row, np.minimum(before + 1, last[:, None])] * share
+    return found
+
+
+def _spans(
+    sizes: npt.NDArray[np.intp], longest: int, share: float, random: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """(n, longest): one span in each row within its size, up to `share` of it long."""
+    length = np.floor(random.uniform(0, 1, len(sizes)) * (sizes * share + 1))
+    start = np.floor(random.uniform(0, 1, len(sizes)) * (sizes - length + 1))
+    place = np.arange(longest)
+    found: npt.NDArray[np.bool_] = (place >= start[:, None]) & (place < (start + length)[:, None])
+    return found
+
+
+def _tidy(batch: Batch) -> Batch:
+    """Padding is zeros, and no real frame is all zeros."""
+    frames, real = batch.frames, batch.real
+    frames[~real] = 0
+    frames[real & ~frames.any(axis=2)] = NOT_PADDING
+    return batch

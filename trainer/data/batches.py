@@ -35,7 +35,7 @@ class Training:
         self.epoch = 1
         self.steps = -(-len(train) // batch_size)
         self._packed, self._train, self._norm = packed, train, norm
-        self._batch_size, self._seed, self._asked = batch_size, seed, asked
+        self._batch_size, self._seed, self._asked = batch_size, seed, asked.of(packed.dim)
         self._weights = dataset.class_weights(packed.labels[train], len(packed.classes), asked.class_weights)
 
     def stream(self) -> Any:
@@ -63,10 +63,17 @@ class Training:
         )
 
     def _augmented(self, batch: Batch, random: np.random.Generator) -> Batch:
-        if self._asked.noise:
-            batch = augment.add_noise(batch, self._asked.noise, random)
-        if self._asked.mixup:
-            batch = augment.mix(batch, self._asked.mixup, random)
+        asked = self._asked
+        if asked.stretch:
+            batch = augment.stretch(batch, asked.stretch, random)
+        if asked.warp:
+            batch = augment.warp(batch, asked.warp, random)
+        if asked.noise:
+            batch = augment.add_noise(batch, asked.noise, random)
+        if asked.masks:
+            batch = augment.blank(batch, asked.masks, random)
+        if asked.mixup:
+            batch = augment.mix(batch, asked.mixup, random)
         return batch
 
 

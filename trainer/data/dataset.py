@@ -29,6 +29,7 @@ LEAST_STD = 1e-5
 NOT_PADDING = 1e-6
 # One clip of a class on a side says yes or no; of two, one can go wrong.
 _EACH_SIDE = 2
+_DIVISIONS = 8
 _CLIPS_AT_ONCE = 256
 DEFAULT = Preparation()
 
@@ -223,7 +224,10 @@ def _by_speaker(
     """The fold whose validation side has the most classes, then the size nearest to what was asked."""
     speakers = [str(c.speaker) for c in spoken]
     count = min(len(set(speakers)), round(1 / asked.validation))
-    found = folds.by_group(labels, speakers, count, seed) if count > 1 else []
+    # An adaptive split wants every class on both sides, which one division of speakers may miss.
+    tries = _DIVISIONS if asked.adaptive else 1
+    seeds = range(seed, seed + tries) if count > 1 else ()
+    found = [f for one in seeds for f in folds.by_group(labels, speakers, count, one)]
     found = [f for f in found if _trains_all(labels, f)]
     if not found:
         raise DataError(f"{_lonely(spoken)}; divide by clip, or add speakers")

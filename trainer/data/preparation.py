@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 CLASS_WEIGHTS = ("max_count", "balanced", "none")
+FEATURES = ("auto", "spectrum", "embedding")
+# How many bands mel spectrograms are usually made of; 96 is left out, being an embedding's as often.
+BANDS = (23, 26, 40, 60, 64, 80, 120, 128)
+
+
+def is_spectrum(features: str, dim: int) -> bool:
+    """Whether neighbouring dimensions are neighbouring frequencies: said in `features`, one of `FEATURES`, or
+    for `auto` judged by their number.
+    """
+    return features == "spectrum" or (features == "auto" and dim in BANDS)
 
 
 @dataclass(frozen=True)
@@ -15,7 +25,10 @@ class Preparation:
     `validation` is the share to validate on; with `adaptive` it is the least share, and each class keeps two
     clips on each side where it has four. `class_weights` is one of `CLASS_WEIGHTS`. `one_hot` gives the loss
     a row of class shares for each clip and not an index. `noise` is the deviation of what is added to real
-    frames, `mixup` the alpha of MixUp; both are for training alone, and 0 is without.
+    frames, `mixup` the alpha of MixUp, `stretch` by which share a clip may become longer or shorter, `warp`
+    by which share the frequencies of a spectrum may, `masks` how many spans of frames and how many of
+    dimensions are blanked; all are for training alone, and 0 is without. `features` is one of `FEATURES`;
+    for a spectrum `spectrum_noise` and `spectrum_mixup` hold where they are not None.
     """
 
     percentile: float = 98.0
@@ -26,9 +39,23 @@ class Preparation:
     one_hot: bool = False
     noise: float = 0.0
     mixup: float = 0.0
+    stretch: float = 0.0
+    warp: float = 0.0
+    masks: int = 0
+    features: str = "auto"
+    spectrum_noise: float | None = None
+    spectrum_mixup: float | None = None
 
     def __post_init__(self) -> None:
         if self.class_weights not in CLASS_WEIGHTS:
             raise ValueError(f"class_weights={self.class_weights}: choose from {', '.join(CLASS_WEIGHTS)}")
-        if self.mixup and not self.one_hot:
+        if (self.mixup or self.spectrum_mixup) and not self.one_hot:
             raise ValueError("an index cannot say that a clip is two thirds one class: mixup needs one_hot")
+
+    def of(self, dim: int) -> Preparation:
+        """The wishes for features of so many dimensions."""
+        if not is_spectrum(self.features, dim):
+            return replace(self, warp=0.0)
+        noise = self.noise if self.spectrum_noise is None else self.spectrum_noise
+        mixup = self.mixup if self.spectrum_mixup is None else self.spectrum_mixup
+        return replace(self, noise=noise, mixup=mixup)

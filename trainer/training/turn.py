@@ -24,6 +24,7 @@ def wait(run: RunDir, after: Sequence[str], log: EventLog) -> None:
             if _held(file.fileno()):
                 log.append(Note(time.time(), f"waits for {name} to end"))
                 fcntl.flock(file, fcntl.LOCK_SH)
+                log.append(Note(time.time(), f"{name} has ended"))
 
 
 def _held(lock: int) -> bool:

@@ -1,0 +1,132 @@
+"""How well a recipe does on speakers that had no part in training, nor in choosing a model.
+
+    python -m benchmarks.unseen_speakers RECIPE --data FOLDER [--files "cremad_*"] [--test folds|sixth]
+                                         [--seeds 3] [--epochs N] [--batch-size N] [--set key=value]…
+                                         [--only-folds 0,1] [--results FILE]
+
+Speakers are sorted by name. `folds`: speaker i is tested in fold (i // 2) % 4, so that the pairs of RAVDESS,
+a man and a woman, stay together. `sixth`: every sixth speaker is tested, once. All others train, and the
+model of the last epoch is tested: nothing of the test is seen before. Only recipes whose rate is fixed
+beforehand can be measured so. A line goes to `--results` for each training, and those there are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+FOLDS = 4
+SIXTH = 6
+
+
+def main() -> None:
+    """Train, test and print."""
+    asked = _arguments()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with tempfile.TemporaryDirectory() as folder:
+        for path in sorted(asked.data.resolve().glob(f"{asked.files}.npz")):
+            (Path(folder) / path.name).symlink_to(path)
+        found = list(_measure(Path(folder), asked))
+    print(f"{len(found)} trainings, {sum(f['seconds'] for f in found) / len(found):.0f} s each")
+    for name in ("accuracy", "uar"):
+        by_seed = [
+            statistics.mean(f[name] for f in found if f["seed"] == seed) for seed in range(asked.seeds)
+        ]
+        print(f"{name:8} {statistics.mean(by_seed):.3f}   seeds {' '.join(f'{v:.3f}' for v in by_seed)}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
+    parser.add_argument("recipe")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--files", default="*", help="which clips, as a pattern of names without .npz")
+    parser.add_argument("--test", choices=("folds", "sixth"), default="folds")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--set", action="append", default=[], metavar="key=value")
+    parser.add_argument("--only-folds", default="0,1,2,3")
+    parser.add_argument("--results", type=Path)
+    return parser.parse_args()
+
+
+def _measure(folder: Path, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    from trainer import clips
+    from trainer.data import dataset
+
+    packed = dataset.load(folder, clips.check(folder).fingerprint)
+    wanted = [int(f) for f in asked.only_folds.split(",")] if asked.test == "folds" else [0]
+    for seed in range(asked.seeds):
+        for fold in wanted:
+            what = {"recipe": asked.recipe, "files": asked.files, "data": asked.data.name, "test": asked.test}
+            what |= {"seed": seed, "fold": fold, "epochs": asked.epochs, "batch": asked.batch_size}
+            what |= {"set": sorted(asked.set)}
+            line = _found_before(asked.results, what) or {**what, **_train(packed, asked, seed, fold)}
+            if asked.results and not _found_before(asked.results, what):
+                with asked.results.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            print(
+                f"fold {fold} seed {seed}: accuracy {line['accuracy']:.3f}, UAR {line['uar']:.3f}, "
+                f"{line['seconds']:.0f} s",
+                flush=True,
+            )
+            yield line
+
+
+def _found_before(results: Path | None, what: dict[str, Any]) -> dict[str, Any] | None:
+    if results is None or not results.exists():
+        return None
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    return next((line for line in lines if what.items() <= line.items()), None)
+
+
+def _train(packed: Any, asked: argparse.Namespace, seed: int, fold: int) -> dict[str, Any]:
+    import keras
+    import numpy as np
+
+    from trainer import recipes
+    from trainer.data import dataset
+    from trainer.data.batches import Training, Validation
+    from trainer.schedule import Schedule
+    from trainer.scores import evaluate
+    from trainer.training.callbacks import Pace
+    from trainer.training.keeper import Course
+
+    recipe = recipes.load(asked.recipe)
+    params = recipes.make_params(recipe, dict(pair.split("=", 1) for pair in asked.set))
+    wishes = recipes.preparation(recipe, params)
+    epochs, size = asked.epochs or recipe.EPOCHS, asked.batch_size or recipe.BATCH_SIZE
+    plan = recipe.schedule(params, epochs=epochs).fitted()
+    if plan.cosine_from is None or plan.cosine_from > plan.warmup + 1:
+        raise SystemExit(f"{asked.recipe} sets its rate by validation, which there is none of here")
+
+    tested = np.flatnonzero([_is_tested(packed, c.speaker, asked.test, fold) for c in packed.report.used])
+    train = np.setdiff1d(np.arange(len(packed.labels)), tested)
+    norm = dataset.normaliser(packed, train, wishes)
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    model = recipe.build((norm.frames, packed.dim), len(packed.classes), params)
+    batches = Training(packed, train, norm, batch_size=size, seed=seed, asked=wishes)
+    pace = Pace(Course(epochs, params.patience, Schedule(plan)), batches, seed)
+    began = time.perf_counter()
+    model.fit(batches.stream(), epochs=epochs, callbacks=[pace], shuffle=False, verbose=0)
+    seconds = time.perf_counter() - began
+    test = Validation(packed, tested, norm, batch_size=size, asked=wishes)
+    score = evaluate.score(test.labels, test.predict(model), packed.classes)
+    return {"accuracy": score.accuracy, "uar": score.uar, "seconds": seconds, "tested": len(tested)}
+
+
+def _is_tested(packed: Any, speaker: str, test: str, fold: int) -> bool:
+    place = sorted(packed.report.speakers).index(speaker)
+    return bool((place // 2) % FOLDS == fold if test == "folds" else place % SIXTH == 0)
+
+
+if __name__ == "__main__":
+    main()

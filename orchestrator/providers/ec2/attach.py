@@ -1,0 +1,176 @@
+"""A machine of EC2 that is there already, by its id or its Name: found, started where it is stopped, reached.
+
+Without --adopt it is never stopped, terminated or tagged. Its host key is read from its console, where
+cloud-init prints it; else `~/.ssh/known_hosts` decides, as for any host.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+from orchestrator import pins
+from orchestrator.errors import BadRequest, Ec2emoError
+from orchestrator.lease import Lease
+from orchestrator.machine import Machine, Terms
+from orchestrator.providers import Errand, Wish
+from orchestrator.providers.ec2 import api, clock, contact, image, instances, prices, tags
+from orchestrator.providers.ec2.api import Aws
+from orchestrator.providers.ec2.names import THERE
+
+KEYS_BLOCK = re.compile(
+    r"-----BEGIN SSH HOST KEY KEYS-----\s*(.*?)\s*-----END SSH HOST KEY KEYS-----", re.DOTALL
+)
+KEY = re.compile(r"(ssh-ed25519|ecdsa-sha2-nistp256|ssh-rsa) ([A-Za-z0-9+/=]{60,2000})")
+
+
+def attach(wish: Wish, errand: Errand) -> Machine:
+    """The machine, running and answering. Raises BadRequest, Refused, ContactLost, NoCapacity."""
+    terms = errand.run.terms or Terms()
+    aws = api.connected(terms.region)
+    instance = find(aws, wish)
+    instance_id = str(instance["InstanceId"])
+    if instances.state(instance) != "running":
+        errand.say(f"starting {instance_id}")
+        instances.await_state(aws, instance_id, "stopped")
+        instances.start(aws, instance_id)
+        if not instances.await_state(aws, instance_id, "running"):
+            raise BadRequest(f"{instance_id} did not start: see it in the EC2 console")
+        instance = find(aws, wish)
+    machine = machine_at(aws, wish, instance, terms)
+    if not pins.read(instance_id) and (keys := _keys_on_console(aws, instance_id)):
+        pins.write(instance_id, *keys)
+    if terms.adopt:
+        _adopt(aws, errand, instance, machine)
+    contact.reach(machine, lambda: None, within=30.0).close()
+    return machine
+
+
+def cost(wish: Wish, errand: Errand) -> str | None:
+    """A stopped one begins to cost when it is started."""
+    aws = api.connected((errand.run.terms or Terms()).region)
+    instance = find(aws, wish)
+    if instances.state(instance) == "running":
+        return None
+    name = str(instance["InstanceType"])
+    price = prices.on_demand(aws, [name])[name]
+    state = instances.state(instance)
+    return f"{instance['InstanceId']} ({name}) is {state}: start it, at ${price.usd:.2f} an hour?"
+
+
+def plan(aws: Aws, wish: Wish) -> dict[str, Any]:
+    """What is known of it."""
+    instance = find(aws, wish)
+    name = str(instance["InstanceType"])
+    price = prices.on_demand(aws, [name])[name]
+    return {
+        "machine": str(instance["InstanceId"]),
+        "region": aws.region,
+        "state": instances.state(instance),
+        "type": name,
+        "usd_per_hour": price.usd,
+        "price_date": price.date,
+        "price_source": price.source,
+    }
+
+
+def find(aws: Aws, wish: Wish) -> dict[str, Any]:
+    """The machine as EC2 describes it. Raises BadRequest when there is none, or several."""
+    match = THERE.fullmatch(wish.where)
+    assert match is not None
+    if match["id"]:
+        instance = instances.describe(aws, match["id"])
+        there = [instance] if instance else []
+    else:
+        there = instances.named(aws, match["name"])
+    if not there:
+        raise BadRequest(f"there is no machine {wish.where} in {aws.region}: check the name, and --region")
+    if len(there) > 1:
+        ids = ", ".join(str(i["InstanceId"]) for i in there)
+        raise BadRequest(f"{wish.where} are {len(there)} machines ({ids}): name one by its id")
+    if instances.state(there[0]) in instances.OVER:
+        raise BadRequest(f"{wish.where} has ended ({instances.reason(there[0])}): name another")
+    return there[0]
+
+
+def machine_at(aws: Aws, wish: Wish, instance: dict[str, Any], terms: Terms) -> Machine:
+    """How it is reached. Raises BadRequest when nobody can tell whom to log in as."""
+    match = THERE.fullmatch(wish.where)
+    assert match is not None
+    instance_id = str(instance["InstanceId"])
+    user = match["user"] or image.user_of(aws, str(instance.get("ImageId", "")))
+    if user is None:
+        raise BadRequest(
+            f"the image of {instance_id} does not tell whom to log in as: write --on USER@{instance_id}"
+        )
+    address = (
+        instance_id if terms.via else instance.get("PublicIpAddress") or instance.get("PrivateIpAddress")
+    )
+    key = str(Path(wish.key).expanduser().absolute()) if wish.key else None
+    return Machine(
+        "ec2", host=str(address), user=user, key=key, id=instance_id, region=aws.region, via=terms.via
+    )
+
+
+def _keys_on_console(aws: Aws, instance_id: str) -> list[str]:
+    """The host keys cloud-init printed at the last boot; AWS shows the console to the account alone."""
+    for latest in ({"Latest": True}, {}):
+        try:
+            said = aws.ask("ec2", "get_console_output", InstanceId=instance_id, **latest).get("Output") or ""
+        except Ec2emoError:
+            continue  # only some types have the latest output
+        blocks = KEYS_BLOCK.findall(_text(said))
+        keys = [" ".join(k) for k in KEY.findall(blocks[-1])] if blocks else []
+        if keys:
+            return keys
+    return []
+
+
+def _text(said: str) -> str:
+    """boto3 decodes the console's base64 by itself; a console that is none stays as it is."""
+    if "SSH HOST KEY" in said:
+        return said
+    try:
+        return base64.b64decode(said, validate=True).decode("utf-8", "replace")
+    except ValueError:
+        return said
+
+
+def _adopt(aws: Aws, errand: Errand, instance: dict[str, Any], machine: Machine) -> None:
+    """From now on it is ours: written down, then tagged."""
+    run, store = errand.run, errand.store
+    instance_id, owner = str(instance["InstanceId"]), (errand.run.terms or Terms()).owner or aws.owner
+    held = tags.read(instance).get(tags.OWNER)
+    if held not in (None, owner):
+        raise BadRequest(f"{instance_id} is {held}'s: only a machine that is nobody's can be adopted")
+    with store.holding(run.id):
+        before = store.lease(run.id)
+        if before is not None and before.instance == instance_id:
+            return
+        lease = Lease(
+            run=run.id,
+            uid=run.spec.uid,
+            number=before.number + 1 if before else 1,
+            provider="ec2",
+            region=aws.region,
+            owner=owner,
+            asked=clock.now(),
+            terms=run.terms or Terms(),
+            made=False,
+            instance=instance_id,
+            instance_type=str(instance["InstanceType"]),
+            market="spot" if instance.get("InstanceLifecycle") == "spot" else "on-demand",
+            launched=instances.launched(instance),
+            user=machine.user,
+            reached=clock.now(),
+        )
+        price = prices.of(aws, str(instance["InstanceType"]), lease.market or "on-demand", None)
+        store.keep_lease(
+            dataclasses.replace(lease, usd_per_hour=price.usd, priced=f"{price.source}, {price.date}")
+        )
+        added = tags.of(owner=owner, run=run.id, uid=run.spec.uid, number=lease.number, until="")
+        added = {k: v for k, v in added.items() if k.startswith(tags.PREFIX) and v} | {tags.ADOPTED: "yes"}
+        aws.ask("ec2", "create_tags", Resources=[instance_id], Tags=tags.as_list(added))

@@ -1,0 +1,162 @@
+"""The first contact with a machine that boots: verified from the first byte, or not made at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orchestrator import pins, providers
+from orchestrator.connect import open_shell
+from orchestrator.errors import ContactLost, Ec2emoError, Refused
+from orchestrator.machine import Terms
+from orchestrator.providers import Errand
+from orchestrator.providers.ec2 import api, attach, clock, contact, image, keys, provision
+from orchestrator.store import Store
+from tests.conftest import eventually
+from tests.orchestrator.ec2.conftest import TWO, errand, user_data
+
+if TYPE_CHECKING:
+    from tests.cloud.cloud import Cloud
+    from tests.cloud.instances import Instance
+
+
+@pytest.fixture(autouse=True)
+def booting_takes_its_time(at_home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "now", time.time)
+    monkeypatch.setattr(clock, "sleep", time.sleep)
+
+
+def logins(instance: Instance) -> int:
+    return (instance.machine.root / "var/log/auth.log").read_text().count("Accepted")
+
+
+def test_the_host_key_of_the_user_data_is_replaced_at_the_first_contact(cloud: Cloud, at_home: Store) -> None:
+    machine = provision.provide(errand(at_home))
+    (instance,) = cloud.living()
+    assert (machine.id, machine.host, machine.user) == (instance.id, instance.address, "ubuntu")
+    (pinned,) = pins.read(machine.id)
+    assert pinned.split()[1] not in user_data(cloud, instance.id)
+    assert pinned.split()[1] in (instance.machine.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
+    with open_shell(machine) as shell:
+        assert shell.run(["id", "-un"]).out == b"ubuntu\n"
+    lease = at_home.lease("a-run")
+    assert lease is not None and lease.reached and lease.usd_per_hour == 0.526
+    assert not list((at_home.runs / "a-run").glob(".host-key*"))
+    assert provision.provide(errand(at_home)) == machine  # asked again, it is the same one
+    assert len(cloud.living()) == 1
+
+    cloud.impersonate(instance)
+
+    def refused() -> bool:
+        try:
+            open_shell(machine).close()
+        except Refused as e:
+            return "does not show the host key it was given" in str(e)
+        except ContactLost:
+            pass  # sshd is just being started
+        return False
+
+    eventually(refused)  # until then the machine's own sshd may have answered once more
+    before = logins(instance)
+    assert refused()
+    assert logins(instance) == before
+
+
+def test_a_stranger_at_the_first_contact_is_sent_nothing(
+    cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact, "SETTLED_WITHIN", 2.0)
+    monkeypatch.setattr(keys, "host_key", _of_another)
+    with pytest.raises(Refused, match="does not show the host key it was given"):
+        provision.provide(errand(at_home))
+    (instance,) = cloud.living()
+    assert logins(instance) == 0
+    lease = at_home.lease("a-run")
+    assert lease is not None and lease.reached is None and lease.instance == instance.id
+
+
+def _of_another(store: Store, run_id: str) -> tuple[str, str]:
+    """The private half that goes to the machine is not that of the public half that is pinned."""
+    one, other = keys._generate(), keys._generate()
+    return one.decode(), keys._public(other)
+
+
+@pytest.mark.parametrize("via", ["ssm", "eice"])
+def test_a_tunnel_leads_to_a_machine_without_open_ports(
+    cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch, via: str
+) -> None:
+    monkeypatch.setenv("PATH", f"{cloud.programs}:{os.environ['PATH']}")
+    terms = Terms(via="ssm" if via == "ssm" else "eice", instance_types=TWO)
+    machine = provision.provide(errand(at_home, terms))
+    with open_shell(machine) as shell:
+        assert shell.run(["echo", "here"]).out == b"here\n"
+    assert "ec2:AuthorizeSecurityGroupIngress" not in cloud.names()
+
+
+def test_a_machine_that_was_there_is_known_by_what_its_console_says(
+    cloud: Cloud, at_home: Store, tmp_path: Path
+) -> None:
+    foreign, key = _foreign(cloud, tmp_path)
+    wish = providers.wish_for(foreign.id, str(key))
+    work = _attached(at_home, foreign.id)
+    eventually(lambda: b"SSH HOST KEY KEYS" in foreign.machine.console())
+    machine = attach.attach(wish, work)
+    assert machine.user == "ubuntu" and pins.read(foreign.id)
+    with open_shell(machine) as shell:
+        assert shell.run(["id", "-un"]).out == b"ubuntu\n"
+    assert not {"ec2:CreateTags", "ec2:StopInstances", "ec2:TerminateInstances"} & set(cloud.names())
+    assert at_home.lease(work.run.id) is None
+
+    work = dataclasses.replace(work, run=dataclasses.replace(work.run, terms=Terms(adopt=True)))
+    attach.attach(wish, work)
+    tags = cloud.tags(foreign.id, cloud.region)
+    assert (tags["ec2emo:run"], tags["ec2emo:adopted"]) == (work.run.id, "yes")
+    lease = at_home.lease(work.run.id)
+    assert lease is not None and not lease.made
+
+
+def _foreign(cloud: Cloud, folder: Path) -> tuple[Instance, Path]:
+    """Somebody's machine and the key to it, its port 22 open to us."""
+    key = folder / "theirs"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    ec2 = cloud.client("ec2")
+    ec2.import_key_pair(KeyName="theirs", PublicKeyMaterial=Path(f"{key}.pub").read_bytes())
+    group = ec2.create_security_group(GroupName="theirs", Description="theirs")["GroupId"]
+    ec2.authorize_security_group_ingress(
+        GroupId=group, IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp=f"{cloud.caller}/32"
+    )
+    made = ec2.run_instances(
+        ImageId=image.find(api.connected(None), Terms()).id,
+        InstanceType="g4dn.xlarge",
+        MinCount=1,
+        MaxCount=1,
+        KeyName="theirs",
+        SecurityGroupIds=[group],
+    )
+    instance = cloud.instances.all[made["Instances"][0]["InstanceId"]]
+    eventually(lambda: instance.state == "running")
+    return instance, key
+
+
+def _attached(store: Store, where: str) -> Errand:
+    work = errand(store, name="attached")
+    return dataclasses.replace(work, run=dataclasses.replace(work.run, where=where, terms=Terms()))
+
+
+def test_a_machine_that_never_answers_is_out_of_contact_and_stays_recorded(
+    cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact, "BOOT_PATIENCE", 4.0)
+    terms = Terms(allow_from="203.0.113.0/24", instance_types=TWO)  # not where we are
+    with pytest.raises(Ec2emoError, match="goes on costing") as lost:
+        provision.provide(errand(at_home, terms))
+    assert lost.value.exit_code == 6
+    (instance,) = cloud.living()
+    lease = at_home.lease("a-run")
+    assert lease is not None and lease.instance == instance.id and lease.ended is None

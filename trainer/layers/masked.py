@@ -1,0 +1,99 @@
+"""Convolution and pooling over frames that know padding from clip."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+PACKAGE = "ec2emo"
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class MaskedConv1D(keras.layers.Conv1D):  # type: ignore[misc]
+    """A convolution that sees zeros after a clip's end, whatever the layer before has made of the padding."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        """Convolve; the mask goes on as it is, so only padding "same" and stride 1 make sense."""
+        return super().call(without_padding(inputs, mask))
+
+
+class _Pool1D(keras.layers.Layer):  # type: ignore[misc]
+    """Every `size` frames become one, which is real if any of them was.
+
+    A last window that is not full is pooled too: where a clip's end falls must not hang on its padding.
+    """
+
+    def __init__(self, size: int = 2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.size = size
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """Of the pooled frames; None when there was none."""
+        if previous_mask is None:
+            return None
+        # As numbers, because not every backend pads truth values.
+        flags = ops.cast(ops.expand_dims(previous_mask, -1), "int32")
+        flags = ops.reshape(flags, (-1, inputs.shape[1], 1))
+        return ops.any(self._windows(flags, 0)[..., 0] > 0, axis=2)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Rounded up."""
+        batch, frames, dim = input_shape
+        return (batch, -(-frames // self.size), dim)
+
+    def get_config(self) -> dict[str, Any]:
+        """All that `__init__` needs."""
+        return {**super().get_config(), "size": self.size}
+
+    def _windows(self, x: Any, filler: float) -> Any:
+        """(batch, windows, size, dim)."""
+        _, frames, dim = x.shape
+        x = ops.pad(x, [[0, 0], [0, -frames % self.size], [0, 0]], constant_values=filler)
+        return ops.reshape(x, (-1, -(-frames // self.size), self.size, dim))
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class MaskedMaxPool1D(_Pool1D):
+    """The largest of every `size` frames, of real ones alone."""
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        """(batch, frames, dim) to (batch, frames / size, dim)."""
+        if mask is None:
+            mask = ops.ones(ops.shape(inputs)[:2], "bool")
+        lowest = float(np.finfo(np.float32).min)
+        hidden = ops.where(ops.expand_dims(mask, -1), inputs, lowest)
+        pooled = ops.max(self._windows(hidden, lowest), axis=2)
+        return without_padding(pooled, self.compute_mask(inputs, mask))
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class MaskedMeanPool1D(_Pool1D):
+    """The mean of every `size` frames, of real ones alone."""
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        """(batch, frames, dim) to (batch, frames / size, dim)."""
+        real = frame_weights(inputs, mask)
+        total = ops.sum(self._windows(inputs * real, 0.0), axis=2)
+        return total / ops.maximum(ops.sum(self._windows(real, 0.0), axis=2), 1.0)
+
+
+def without_padding(inputs: Any, mask: Any) -> Any:
+    """(batch, frames, ...) with zeros where the mask says padding."""
+    if mask is None:
+        return inputs
+    return ops.where(ops.reshape(mask, (*ops.shape(mask), *[1] * (len(inputs.shape) - 2))), inputs, 0.0)
+
+
+def frame_weights(inputs: Any, mask: Any) -> Any:
+    """(batch, frames, 1): 1 for real frames, 0 for padding."""
+    if mask is None:
+        return ops.ones_like(inputs[..., :1])
+    return ops.expand_dims(ops.cast(mask, inputs.dtype), -1)

@@ -1,0 +1,98 @@
+"""Local patterns in time and frequency."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from trainer.layers.masked import PACKAGE, without_padding
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class SpectrumBlock(keras.layers.Layer):  # type: ignore[misc]
+    """Convolution over time and frequency, the larger of two neighbouring bins, BatchNormalization, ReLU.
+
+    Of time every `stride`-th frame is kept, of frequency half. Padding is zeros before and after.
+    """
+
+    def __init__(self, filters: int, kernel: int = 3, stride: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.filters, self.kernel, self.stride = filters, kernel, stride
+        # Padded by hand in `call`: "same" begins where the length decides, and that has padding in it.
+        self.convolution = keras.layers.Conv2D(
+            filters, kernel, strides=(stride, stride), padding="valid", use_bias=False, name="convolution"
+        )
+        self.pool = keras.layers.MaxPooling2D((1, 2), padding="same", name="pool")
+        self.normalization = keras.layers.BatchNormalization(name="normalization")
+
+    def build(self, input_shape: Any) -> None:
+        """Here and not in `call`, so that the weights are there before they are loaded."""
+        batch, frames, bins, channels = input_shape
+        around = self.kernel - 1
+        self.convolution.build((batch, frames + around, bins + around, channels))
+        self.normalization.build(self.compute_output_shape(input_shape))
+        super().build(input_shape)
+
+    def call(self, inputs: Any, mask: Any = None, training: bool = False) -> Any:
+        """(batch, frames, bins, channels) to (batch, frames / stride, bins / stride / 2, filters)."""
+        around = [(self.kernel - 1) // 2, self.kernel // 2]
+        x = ops.pad(without_padding(inputs, mask), [[0, 0], around, around, [0, 0]])
+        x = self.normalization(self.pool(self.convolution(x)), training=training)
+        return without_padding(ops.relu(x), self.compute_mask(inputs, mask))
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        """Of the frames that are kept."""
+        return None if previous_mask is None else previous_mask[:, :: self.stride]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Rounded up."""
+        batch, frames, bins, _ = input_shape
+        return (batch, -(-frames // self.stride), -(-bins // (2 * self.stride)), self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        """All that `__init__` needs."""
+        config = {"filters": self.filters, "kernel": self.kernel, "stride": self.stride}
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Channels(keras.layers.Layer):  # type: ignore[misc]
+    """Views of the same frames, (batch, frames, dim) each, as channels: (batch, frames, dim, views)."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs: list[Any]) -> Any:
+        """Stack."""
+        return ops.stack(inputs, axis=-1)
+
+    def compute_mask(self, inputs: list[Any], previous_mask: Any = None) -> Any:
+        """That of the first: they are views of the same frames."""
+        return previous_mask[0] if previous_mask else None
+
+    def compute_output_shape(self, input_shape: list[Any]) -> Any:
+        """One dimension more."""
+        return (*input_shape[0], len(input_shape))
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class FlatChannels(keras.layers.Layer):  # type: ignore[misc]
+    """(batch, frames, bins, channels) to (batch, frames, bins * channels)."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs: Any) -> Any:
+        """Reshape."""
+        _, frames, bins, channels = inputs.shape
+        return ops.reshape(inputs, (-1, frames, bins * channels))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """One dimension less."""
+        batch, frames, bins, channels = input_shape
+        return (batch, frames, bins * channels)

@@ -1,0 +1,197 @@
+"""Small convolutional nets that vote, trained on ever changing clips for speakers never heard.
+
+Each frame is seen twice, as it is and standardised over its own clip, which takes away what stays the same
+while one person speaks. Residual dilated convolutions follow, and attentive statistics of their frames
+(https://arxiv.org/abs/1803.10963).
+
+* Where frames are an embedding, every `pool` frames become their mean first, and statistics of overlapping
+  segments join the attentive ones, so that order is not lost. A linear classifier of the segments' statistics
+  alone votes too. Members learn each for itself, and the mean of their probabilities answers.
+* Where frames are a spectrum, convolutions over time and frequency come first, and one net is enough work.
+
+Which of the two it is `features` says, and for `auto` the number of dimensions does: 23, 26, 40, 60, 64, 80,
+120 and 128 are how many bands mel spectrograms have, all else is an embedding.
+
+Training clips change at every turn: tempo, noise, blanked spans (SpecAugment,
+https://arxiv.org/abs/1904.08779), MixUp (https://arxiv.org/abs/1710.09412), and spectra are warped as another
+vocal tract would (VTLP, Jaitly and Hinton 2013). AdamW (https://arxiv.org/abs/1711.05101) follows a warm-up
+and one cosine, which alone decides when it is over: `patience` is longer than the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.data.preparation import FEATURES, Preparation, is_spectrum
+from trainer.recipes._fields import at_least_zero, check, choice, half, percent, positive, share
+from trainer.schedule import Plan
+
+TAG = "committee"
+EPOCHS = 30
+BATCH_SIZE = 32
+
+DILATIONS = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Params:
+    """What may be set with `--set`. Raises ValueError for a value that no model can have."""
+
+    features: str = choice("auto", "what neighbouring dimensions are", FEATURES)
+    members: int = positive(2, "nets that vote on embeddings, beside the linear one")
+    spectrum_members: int = positive(1, "nets that vote on spectra")
+    filters1: int = positive(24, "filters of a spectrum's first convolution; the next have twice, four times")
+    filters2: int = positive(128, "filters of the convolutions over time")
+    attention: int = positive(64, "units that attention is computed with")
+    heads: int = positive(4, "attentive statistics of each net")
+    segments: int = positive(8, "overlapping parts of a clip")
+    pool: int = positive(4, "frames of an embedding that become one")
+    bottleneck: int = positive(32, "dimensions whose statistics are taken in each segment")
+    channel_dropout: float = share(0.1, "dropout of whole channels between convolutions")
+    dropout: float = share(0.3, "dropout of a net's statistics")
+    linear_dropout: float = share(0.5, "dropout of the linear member's statistics")
+    label_smoothing: float = share(0.1, "share of a label that is spread over all classes")
+    noise: float = at_least_zero(0.3, "deviation of the noise on real frames; 0 is without")
+    spectrum_noise: float = at_least_zero(0.1, "the same for spectra")
+    mixup: float = at_least_zero(0.2, "alpha of MixUp; 0 is without")
+    spectrum_mixup: float = at_least_zero(0.0, "the same for spectra")
+    stretch: float = share(0.15, "share by which a clip may become longer or shorter")
+    warp: float = share(0.1, "share by which a spectrum's frequencies may")
+    masks: int = at_least_zero(1, "blanked spans of frames, and of dimensions")
+    length_percentile: float = percent(100.0, "percentile of the training lengths that clips are brought to")
+    validation: float = half(0.1, "share of clips that validate")
+    patience: int = positive(1000, "epochs without a better val_accuracy that end the run")
+    lr: float = positive(1e-3, "learning rate after the warm-up")
+    warmup: float = half(0.1, "share of the epochs that the warm-up takes")
+    weight_decay: float = at_least_zero(1e-3, "of AdamW")
+    clipnorm: float = positive(5.0, "largest norm of a gradient")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def prepare(params: Params) -> Preparation:
+    """Rows of class shares, because a mixed clip is of two classes."""
+    return Preparation(
+        percentile=params.length_percentile,
+        validation=params.validation,
+        class_weights="none",
+        one_hot=True,
+        noise=params.noise,
+        mixup=params.mixup,
+        stretch=params.stretch,
+        warp=params.warp,
+        masks=params.masks,
+        features=params.features,
+        spectrum_noise=params.spectrum_noise,
+        spectrum_mixup=params.spectrum_mixup,
+    )
+
+
+def schedule(params: Params, *, epochs: int) -> Plan:
+    """A warm-up, then the cosine at once."""
+    warmup = max(2, round(params.warmup * epochs))
+    return Plan(
+        epochs=epochs,
+        low=params.lr / warmup,
+        high=params.lr,
+        warmup=warmup,
+        cosine_from=warmup + 1,
+        floor=params.lr / 100,
+    )
+
+
+def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
+    """The compiled model: (batch, frames, dim) float32, zero-padded, to (batch, classes) probabilities."""
+    # Imported here, so that a laptop without keras can list recipes and check parameters.
+    import keras
+    from keras import layers
+
+    from trainer.layers import ClipStandardization, Committee, CommitteeCrossentropy
+
+    inputs = keras.Input(shape, name="frames")
+    frames = layers.Masking(0.0)(inputs)
+    views = [frames, ClipStandardization()(frames)]
+    if is_spectrum(params.features, shape[1]):
+        members = [_spectrum_net(views, classes, params) for _ in range(params.spectrum_members)]
+    else:
+        members = [_embedding_net(views, classes, params) for _ in range(params.members)]
+        members.append(_linear(frames, classes, params))
+    model = keras.Model(inputs, Committee(name="emotion")(members), name="conv_committee")
+    model.compile(
+        optimizer=keras.optimizers.AdamW(
+            params.lr, weight_decay=params.weight_decay, clipnorm=params.clipnorm
+        ),
+        loss=CommitteeCrossentropy(params.label_smoothing),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def _embedding_net(views: list[Any], classes: int, params: Params) -> Any:
+    """Logits."""
+    from keras import layers
+
+    from trainer.layers import MaskedMeanPool1D, SegmentStatistics
+
+    x = MaskedMeanPool1D(params.pool)(layers.Concatenate()(views))
+    x = _residual(_convolution(x, params.filters2, kernel=5), params)
+    ordered = SegmentStatistics(params.segments)(layers.Dense(params.bottleneck)(x))
+    return _classifier(layers.Concatenate()([_attentive(x, params), ordered]), classes, params)
+
+
+def _spectrum_net(views: list[Any], classes: int, params: Params) -> Any:
+    """Logits."""
+    from keras import layers
+
+    from trainer.layers import Channels, FlatChannels, SpectrumBlock
+
+    x = Channels()(views)
+    for times, kernel, stride in ((1, 5, 2), (2, 3, 1), (4, 3, 1)):
+        x = SpectrumBlock(params.filters1 * times, kernel, stride)(x)
+        x = layers.SpatialDropout2D(params.channel_dropout)(x)
+    x = _residual(_convolution(FlatChannels()(x), params.filters2), params)
+    return _classifier(_attentive(x, params), classes, params)
+
+
+def _linear(frames: Any, classes: int, params: Params) -> Any:
+    """Logits from nothing but the statistics of segments."""
+    from keras import layers
+
+    from trainer.layers import SegmentStatistics
+
+    x = SegmentStatistics(params.segments)(frames)
+    x = layers.BatchNormalization(center=False, scale=False)(x)
+    return layers.Dense(classes)(layers.Dropout(params.linear_dropout)(x))
+
+
+def _residual(x: Any, params: Params) -> Any:
+    from keras import layers
+
+    for dilation in DILATIONS:
+        kept = layers.SpatialDropout1D(params.channel_dropout)(x)
+        x = layers.Add()([x, _convolution(kept, params.filters2, dilation=dilation)])
+    return x
+
+
+def _convolution(x: Any, filters: int, kernel: int = 3, dilation: int = 1) -> Any:
+    from keras import layers
+
+    from trainer.layers import MaskedConv1D
+
+    x = MaskedConv1D(filters, kernel, padding="same", dilation_rate=dilation)(x)
+    return layers.ReLU()(layers.BatchNormalization()(x))
+
+
+def _attentive(x: Any, params: Params) -> Any:
+    from trainer.layers import AttentiveStatistics
+
+    return AttentiveStatistics(params.heads, params.attention)(x)
+
+
+def _classifier(x: Any, classes: int, params: Params) -> Any:
+    from keras import layers
+
+    x = layers.Dropout(params.dropout)(layers.BatchNormalization()(x))
+    return layers.Dense(classes)(x)
