@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from trainer.artifacts import model
 from trainer.artifacts.model import Bundle, BundleError
 from trainer.clips import Clip, DataError, files
 from trainer.contract import ContractError, Manifest, RunDir
+from trainer.data.normaliser import Voice
 from trainer.imports import without
 from trainer.scores import evaluate
 
@@ -63,7 +65,7 @@ def examine(run: RunDir, data: Path) -> dict[str, Any]:
         )
     found = evaluate.evaluate(
         np.array([bundle.classes.index(c.label) for c in known]),
-        _predict(bundle, data, known),
+        predict(bundle, data, known),
         classes=bundle.classes,
         speakers=[c.speaker for c in known],
     )
@@ -100,15 +102,30 @@ def _best(run: RunDir) -> tuple[int, Bundle, dict[str, Any]]:
     raise ContractError(f"{run.root.name} has no best model yet")
 
 
-def _predict(bundle: Bundle, data: Path, known: list[Clip]) -> npt.NDArray[np.float32]:
-    """(n, classes) probabilities; clips are read as they are needed, so that no data are too large."""
+def predict(bundle: Bundle, data: Path, known: Sequence[Clip]) -> npt.NDArray[np.float32]:
+    """(n, classes) probabilities of clips of the folder `data`, read as they are needed, so that no data are
+    too large. Raises DataError for one that is no longer there.
+    """
+    voices = _voices(bundle, data, known)
     rows = []
     for start in range(0, len(known), BATCH):
-        chosen = [_features(data, clip) for clip in known[start : start + BATCH]]
         # Always a whole batch: another size would be another graph.
-        whole = chosen + chosen[:1] * (BATCH - len(chosen))
-        rows.append(bundle.model.predict_on_batch(bundle.norm.batch(whole))[: len(chosen)])
+        chosen = range(start, min(start + BATCH, len(known)))
+        whole = [*chosen, *[start] * (BATCH - len(chosen))]
+        frames = bundle.norm.batch([_features(data, known[i]) for i in whole], [voices[i] for i in whole])
+        rows.append(bundle.model.predict_on_batch(frames)[: len(chosen)])
     return np.concatenate(rows)
+
+
+def _voices(bundle: Bundle, data: Path, known: Sequence[Clip]) -> list[Voice]:
+    """By what each clip is normalised: a model that adapts has all of a speaker's clips to do so."""
+    if not bundle.adaptation:
+        return [bundle.norm.general] * len(known)
+    spoken: dict[Hashable, list[Clip]] = {}
+    for i, clip in enumerate(known):
+        spoken.setdefault(clip.speaker or i, []).append(clip)
+    voices = {who: bundle.voice([_features(data, c) for c in heard]) for who, heard in spoken.items()}
+    return [voices[clip.speaker or i] for i, clip in enumerate(known)]
 
 
 def _features(data: Path, clip: Clip) -> npt.NDArray[Any]:

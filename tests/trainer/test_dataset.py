@@ -6,7 +6,7 @@ import pytest
 from trainer import clips
 from trainer.clips import DataError
 from trainer.data import dataset
-from trainer.data.dataset import Normaliser, Packed
+from trainer.data.dataset import Packed
 from trainer.data.preparation import Preparation
 
 from .runs import clip
@@ -163,23 +163,6 @@ def test_a_constant_dimension_is_centred_and_not_blown_up(tmp_path: Path) -> Non
     batch = norm.batch([np.array([[0.0, 0.1], [0.0, 5.0]])])
     assert batch[0, 0, 1] == pytest.approx(0, abs=1e-6)
     assert batch[0, 1, 1] == pytest.approx(4.9, rel=1e-5)
-
-
-def test_clips_are_cut_off_at_the_end_and_padded_with_zeros_after_normalising() -> None:
-    norm = Normaliser(np.array([1, 2], np.float32), np.array([2, 4], np.float32), frames=3)
-    long, short = np.arange(10.0).reshape(5, 2), np.array([[3.0, 6.0]], np.float16)
-    batch = norm.batch([long, short])
-    assert batch.dtype == np.float32
-    assert batch.shape == (2, 3, 2)
-    np.testing.assert_allclose(batch[0], (long[:3] - [1, 2]) / [2, 4])
-    np.testing.assert_allclose(batch[1], [[1, 1], [0, 0], [0, 0]])
-
-
-def test_a_real_frame_is_never_taken_for_padding() -> None:
-    norm = Normaliser(np.array([1, 2], np.float32), np.ones(2, np.float32), frames=3)
-    batch = norm.batch([np.array([[1.0, 2.0], [0.0, 0.0]])])
-    assert batch.any(axis=2).tolist() == [[True, True, False]]
-    assert abs(batch[0, 0]).max() <= 1e-5
 
 
 def test_class_weights_are_the_largest_count_over_each() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trainer import artifacts, recipes
+from trainer import artifacts, clips, examine, recipes
 from trainer.contract import Manifest, RunDir, Spec
 
 from .conftest import make_run
@@ -60,7 +60,7 @@ AT_HOME = """
 import json, sys
 from pathlib import Path
 import numpy as np
-from trainer import artifacts, clips, recipes
+from trainer import artifacts, examine, recipes
 from trainer.data import dataset
 from trainer.contract import Manifest, RunDir, Spec
 found = {}
@@ -73,8 +73,8 @@ for root in sys.argv[1:]:
     val = dataset.divide(packed, spec.split, spec.seed, asked).val
     best = Manifest.parse(run.manifest.read_bytes()).of("best")
     bundle = artifacts.load((run.root / best[0].path).parent)
-    x = bundle.norm.batch([packed.clip(i) for i in val])
-    right = bundle.model.predict(x, verbose=0).argmax(axis=1) == packed.labels[val]
+    guesses = examine.predict(bundle, Path(spec.data), [packed.report.used[i] for i in val])
+    right = guesses.argmax(axis=1) == packed.labels[val]
     found[spec.recipe] = [int(right.sum()), len(val), bundle.norm.frames]
 print(json.dumps(found))
 """
@@ -111,6 +111,21 @@ def test_it_trains_and_says_with_which_parameters(trained: dict[str, RunDir], na
     asked = recipes.preparation(recipe, params)
     assert told["preparation"]["class_weights"] == asked.class_weights
     assert told["frames"] == (asked.frames or told["frames"])
+
+
+def test_a_model_that_adapts_knows_a_voice_by_its_other_clips(
+    trained: dict[str, RunDir], small_data: Path
+) -> None:
+    run = trained["conv_committee"]
+    best = Manifest.parse(run.manifest.read_bytes()).of("best")
+    bundle = artifacts.load((run.root / best[0].path).parent)
+    report = clips.check(small_data)
+    heard = [c for c in report.used if c.speaker == report.used[0].speaker]
+    first, *others = [small_data / c.path for c in heard]
+    alone, known = bundle.predict(first), bundle.predict(first, others)
+    assert alone != known
+    evaluated = examine.predict(bundle, small_data, heard)[0]
+    assert known == pytest.approx(dict(zip(bundle.classes, evaluated, strict=True)), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", recipes.names())

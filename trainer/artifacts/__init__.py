@@ -16,7 +16,7 @@ from trainer import contract, folders
 from trainer.artifacts import weights
 from trainer.artifacts.model import Bundle, load
 from trainer.contract import Artifact, Manifest, RunDir
-from trainer.data.dataset import Normaliser
+from trainer.data.normaliser import Normaliser
 from trainer.scores.evaluate import Score
 
 if TYPE_CHECKING:

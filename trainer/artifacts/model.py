@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer import contract
 from trainer.clips import files
-from trainer.data.dataset import Normaliser
+from trainer.data.normaliser import Floats, Normaliser, Voice
+from trainer.data.preparation import Adaptation
 
 
 class BundleError(ValueError):
@@ -20,25 +22,37 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model with its labels and its normaliser."""
+    """A model with its labels, its normaliser, and how it adapts to a voice, where it does."""
 
     model: Any
     classes: tuple[str, ...]
     norm: Normaliser
     tag: str
     synthetic: bool
+    adaptation: Adaptation | None = None
 
-    def predict(self, clip: str | Path | npt.NDArray[Any]) -> dict[str, float]:
+    def predict(
+        self, clip: str | Path | npt.NDArray[Any], others: Sequence[str | Path | npt.NDArray[Any]] = ()
+    ) -> dict[str, float]:
         """The probability of each label for a feature file or a (frames, dim) array.
 
-        Raises BundleError for a clip of another dimension, or a file that is none.
+        A model that adapts to voices knows this one better by `others`: more clips of the same speaker,
+        whatever their emotion. Raises BundleError for a clip of another dimension, or a file that is none.
         """
+        features, *more = [self._features(one) for one in (clip, *others)]
+        found = self.model(self.norm.batch([features], [self.voice([features, *more])]), training=False)
+        return {c: float(p) for c, p in zip(self.classes, np.asarray(found)[0], strict=True)}
+
+    def voice(self, heard: Sequence[Floats]) -> Voice:
+        """What clips of a speaker are normalised by, these (frames, dim) arrays of theirs being known."""
+        return self.norm.voice(heard, self.adaptation) if self.adaptation else self.norm.general
+
+    def _features(self, clip: str | Path | npt.NDArray[Any]) -> Floats:
         features = files.flat(clip) if isinstance(clip, np.ndarray) else _read(Path(clip))
         if features.ndim != 2 or features.shape[1] != len(self.norm.mean) or not len(features):
             wanted = f"(frames, {len(self.norm.mean)})"
             raise BundleError(f"the model takes clips of shape {wanted}, this one is {features.shape}")
-        found = self.model(self.norm.batch([features]), training=False)
-        return {c: float(p) for c, p in zip(self.classes, np.asarray(found)[0], strict=True)}
+        return features
 
 
 def load(folder: str | Path) -> Bundle:
@@ -60,7 +74,8 @@ def load(folder: str | Path) -> Bundle:
     if not all(np.isfinite(w).all() for w in model.get_weights()):
         raise BundleError(f"the weights in {folder} are not all finite")
     norm = Normaliser(mean.astype(np.float32), std.astype(np.float32), int(frames))
-    return Bundle(model, classes, norm, tag, _synthetic(folder, tag))
+    about = _preprocessing(folder, tag)
+    return Bundle(model, classes, norm, tag, bool(about.get("synthetic")), _adaptation(folder, about))
 
 
 def _tag(folder: Path) -> str:
@@ -98,11 +113,22 @@ def _array(path: Path) -> npt.NDArray[Any]:
     return found
 
 
-def _synthetic(folder: Path, tag: str) -> bool:
+def _preprocessing(folder: Path, tag: str) -> dict[str, Any]:
+    path = folder / f"preprocessing_{tag}.json"
     try:
-        return bool(json.loads((folder / f"preprocessing_{tag}.json").read_bytes())["synthetic"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return contract.parse_object(path.read_bytes(), path.name)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as e:
+        raise BundleError(f"{path} cannot be read: {e}") from e
+
+
+def _adaptation(folder: Path, about: Mapping[str, Any]) -> Adaptation | None:
+    asked = about.get("preparation") or {}
+    try:
+        return Adaptation(asked["adapt"], asked["adapt_parts"]) if asked.get("adapt") else None
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise BundleError(f"the preparation in {folder} does not say how to adapt to a voice: {e}") from e
 
 
 def _read(path: Path) -> npt.NDArray[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.dataset import NOT_PADDING
+from trainer.data.normaliser import NOT_PADDING
 
 Floats32 = npt.NDArray[np.float32]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from trainer.data import augment, dataset
 from trainer.data.augment import Batch
-from trainer.data.dataset import DEFAULT, Indices, Normaliser, Packed
+from trainer.data.dataset import DEFAULT, Indices, Packed
+from trainer.data.normaliser import Normaliser, Voice
 from trainer.data.preparation import Preparation
 
 AHEAD = 2
@@ -35,6 +36,7 @@ class Training:
         self.epoch = 1
         self.steps = -(-len(train) // batch_size)
         self._packed, self._train, self._norm = packed, train, norm
+        self._voices = dataset.voices(packed, train, norm, asked)
         self._batch_size, self._seed, self._asked = batch_size, seed, asked.of(packed.dim)
         self._weights = dataset.class_weights(packed.labels[train], len(packed.classes), asked.class_weights)
 
@@ -56,7 +58,7 @@ class Training:
     def _batch(self, chosen: Indices) -> Batch:
         labels = self._packed.labels[chosen]
         return Batch(
-            frames=_frames(self._packed, chosen, self._norm),
+            frames=_frames(self._packed, chosen, self._norm, self._voices),
             lengths=np.minimum(self._packed.lengths[chosen], self._norm.frames),
             targets=_targets(labels, self._packed, self._asked),
             weights=self._weights[labels],
@@ -93,6 +95,7 @@ class Validation:
         asked: Preparation = DEFAULT,
     ) -> None:
         self._packed, self._val, self._norm, self._batch_size = packed, val, norm, batch_size
+        self._voices = dataset.voices(packed, val, norm, asked)
         self.labels: npt.NDArray[np.int32] = packed.labels[val]
         self.targets = _targets(self.labels, packed, asked)
 
@@ -105,11 +108,13 @@ class Validation:
 
     def _batches(self) -> Iterator[tuple[Any, ...]]:
         for chosen in _chunks(self._val, self._batch_size):
-            yield (_frames(self._packed, chosen, self._norm),)
+            yield (_frames(self._packed, chosen, self._norm, self._voices),)
 
 
-def _frames(packed: Packed, chosen: Indices, norm: Normaliser) -> npt.NDArray[np.float32]:
-    return norm.batch([packed.clip(i) for i in chosen])
+def _frames(
+    packed: Packed, chosen: Indices, norm: Normaliser, voices: Mapping[int, Voice]
+) -> npt.NDArray[np.float32]:
+    return norm.batch([packed.clip(i) for i in chosen], [voices[int(i)] for i in chosen])
 
 
 def _chunks(indices: Indices, size: int) -> Iterator[Indices]:

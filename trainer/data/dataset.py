@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,11 @@ import numpy.typing as npt
 
 from trainer import clips
 from trainer.clips import Clip, DataError, files, folds
+from trainer.data.normaliser import LEAST_STD, Floats, Normaliser, Voice
 from trainer.data.preparation import Preparation
 
-Floats = npt.NDArray[np.floating[Any]]
 Indices = npt.NDArray[np.intp]
 
-# A dimension that moves less than this over all training frames is constant, and is only centred.
-LEAST_STD = 1e-5
-# A real frame of zeros only would be taken for padding.
-NOT_PADDING = 1e-6
 # One clip of a class on a side says yes or no; of two, one can go wrong.
 _EACH_SIDE = 2
 _DIVISIONS = 8
@@ -79,25 +75,6 @@ class Split:
     def judged(self) -> Indices:
         """The clips that the final evaluation is of: those that chose nothing, where there are any."""
         return self.test if len(self.test) else self.val
-
-
-@dataclass(frozen=True)
-class Normaliser:
-    """Per-dimension statistics of the training frames, and the length that clips are brought to."""
-
-    mean: npt.NDArray[np.float32]
-    std: npt.NDArray[np.float32]
-    frames: int
-
-    def batch(self, sequences: list[Floats]) -> npt.NDArray[np.float32]:
-        """(n, frames, dim) float32: normalised, cut off at the end, zeros after the end."""
-        out = np.zeros((len(sequences), self.frames, len(self.mean)), np.float32)
-        for row, sequence in zip(out, sequences, strict=True):
-            real = row[: len(sequence)]
-            np.subtract(sequence[: self.frames], self.mean, out=real, dtype=np.float32)
-            real /= self.std
-            real[~real.any(axis=1)] = NOT_PADDING
-        return out
 
 
 def load(folder: Path, fingerprint: str) -> Packed:
@@ -160,6 +137,22 @@ def normaliser(packed: Packed, train: Indices, asked: Preparation = DEFAULT) -> 
     std[std < LEAST_STD] = 1.0
     length = asked.frames or int(np.percentile(packed.lengths[train], asked.percentile))
     return Normaliser(mean.astype(np.float32), std.astype(np.float32), max(1, length))
+
+
+def voices(packed: Packed, side: Indices, norm: Normaliser, asked: Preparation) -> dict[int, Voice]:
+    """By what each clip of a side is normalised: the voice of its speaker, heard in all clips of that side,
+    where the recipe asks for that. Labels play no part. A clip whose speaker is unknown stands for itself.
+    """
+    how = asked.adaptation
+    if how is None:
+        return dict.fromkeys(map(int, side), norm.general)
+    spoken: dict[Hashable, list[int]] = {}
+    for i in map(int, side):
+        spoken.setdefault(packed.report.used[i].speaker or i, []).append(i)
+    found: dict[int, Voice] = {}
+    for clips_ in spoken.values():
+        found |= dict.fromkeys(clips_, norm.voice([packed.clip(i) for i in clips_], how))
+    return found
 
 
 def class_weights(

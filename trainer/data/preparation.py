@@ -18,6 +18,23 @@ def is_spectrum(features: str, dim: int) -> bool:
 
 
 @dataclass(frozen=True)
+class Adaptation:
+    """How clips are normalised by what else is heard of their speaker.
+
+    The general statistics join the speaker's own as `prior` clips would, so that one clip alone moves them
+    little and many clips outweigh them. Each of `parts` parts of a clip, of equal length, has statistics of
+    its own: where people say the same things, what they say is then measured away with how they sound.
+    """
+
+    prior: float
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.prior <= 0 or self.parts < 1:
+            raise ValueError(f"{self}: the general statistics count as some clips, and a clip has parts")
+
+
+@dataclass(frozen=True)
 class Preparation:
     """The wishes of one recipe with its parameters; the defaults are those of v9.
 
@@ -28,7 +45,8 @@ class Preparation:
     frames, `mixup` the alpha of MixUp, `stretch` by which share a clip may become longer or shorter, `warp`
     by which share the frequencies of a spectrum may, `masks` how many spans of frames and how many of
     dimensions are blanked; all are for training alone, and 0 is without. `features` is one of `FEATURES`;
-    for a spectrum `spectrum_noise` and `spectrum_mixup` hold where they are not None.
+    for a spectrum `spectrum_noise` and `spectrum_mixup` hold where they are not None. With `adapt` above 0
+    clips are normalised by their speaker's voice, see `Adaptation`: it is the prior, `adapt_parts` the parts.
     """
 
     percentile: float = 98.0
@@ -45,12 +63,19 @@ class Preparation:
     features: str = "auto"
     spectrum_noise: float | None = None
     spectrum_mixup: float | None = None
+    adapt: float = 0.0
+    adapt_parts: int = 1
 
     def __post_init__(self) -> None:
         if self.class_weights not in CLASS_WEIGHTS:
             raise ValueError(f"class_weights={self.class_weights}: choose from {', '.join(CLASS_WEIGHTS)}")
         if (self.mixup or self.spectrum_mixup) and not self.one_hot:
             raise ValueError("an index cannot say that a clip is two thirds one class: mixup needs one_hot")
+
+    @property
+    def adaptation(self) -> Adaptation | None:
+        """How clips are adapted to voices; None where they are not."""
+        return Adaptation(self.adapt, self.adapt_parts) if self.adapt else None
 
     def of(self, dim: int) -> Preparation:
         """The wishes for features of so many dimensions."""

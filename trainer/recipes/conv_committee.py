@@ -48,6 +48,8 @@ class Params:
     segments: int = positive(8, "overlapping parts of a clip")
     pool: int = positive(4, "frames of an embedding that become one")
     bottleneck: int = positive(32, "dimensions whose statistics are taken in each segment")
+    adapt: float = at_least_zero(5.0, "clips of a speaker that count as much as all others; 0 adapts to none")
+    adapt_parts: int = positive(8, "parts of a clip that have a speaker's statistics of their own")
     channel_dropout: float = share(0.1, "dropout of whole channels between convolutions")
     dropout: float = share(0.3, "dropout of a net's statistics")
     linear_dropout: float = share(0.5, "dropout of the linear member's statistics")
@@ -86,6 +88,8 @@ def prepare(params: Params) -> Preparation:
         features=params.features,
         spectrum_noise=params.spectrum_noise,
         spectrum_mixup=params.spectrum_mixup,
+        adapt=params.adapt,
+        adapt_parts=params.adapt_parts,
     )
 
 

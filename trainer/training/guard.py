@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from trainer.data.dataset import Normaliser, Packed, Split
+from trainer.data.dataset import Packed, Split
+from trainer.data.normaliser import Normaliser
 
 
 def describe(packed: Packed, split: Split, norm: Normaliser, model: Any) -> dict[str, Any]:
