@@ -78,14 +78,14 @@ def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import MaskedConv1D, MaskedMaxPool1D, SelfAttention
+    from trainer.layers import Bidirectional, MaskedConv1D, MaskedMaxPool1D, SelfAttention
 
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
     for filters in (params.filters1, params.filters2):
         x = MaskedConv1D(filters, params.kernel, padding="same", activation="relu")(x)
         x = MaskedMaxPool1D(2)(x)
-    x = layers.Bidirectional(layers.LSTM(params.units1, return_sequences=True))(x)
+    x = Bidirectional(layers.LSTM(params.units1, return_sequences=True))(x)
     x = layers.Dropout(params.dropout1)(x)
     x = layers.LSTM(params.units2, return_sequences=True)(x)
     x = SelfAttention(params.attention, scaled=False)(x)

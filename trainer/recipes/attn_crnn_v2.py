@@ -95,14 +95,14 @@ def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import MaskedConv1D, MaskedMaxPool1D
+    from trainer.layers import Bidirectional, MaskedConv1D, MaskedMaxPool1D
 
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
     for filters in (params.filters1, params.filters2):
         x = MaskedConv1D(filters, params.kernel, padding="same", activation="relu")(x)
         x = MaskedMaxPool1D(2)(x)
-    x = layers.Bidirectional(
+    x = Bidirectional(
         layers.LSTM(
             params.units,
             return_sequences=True,

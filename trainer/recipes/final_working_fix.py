@@ -75,10 +75,12 @@ def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
+    from trainer.layers import Bidirectional
+
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
-    x = layers.Bidirectional(layers.LSTM(params.units1, return_sequences=True))(x)
-    x = layers.Bidirectional(layers.LSTM(params.units2))(x)
+    x = Bidirectional(layers.LSTM(params.units1, return_sequences=True))(x)
+    x = Bidirectional(layers.LSTM(params.units2))(x)
     x = layers.Dense(params.dense1, activation="relu")(x)
     x = layers.Dropout(params.dropout1)(x)
     x = layers.Dense(params.dense2, activation="relu")(x)

@@ -76,12 +76,12 @@ def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import SelfAttention
+    from trainer.layers import Bidirectional, SelfAttention
 
     decay = keras.regularizers.L2(params.l2)
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
-    x = layers.Bidirectional(
+    x = Bidirectional(
         layers.LSTM(params.units, return_sequences=True, recurrent_dropout=params.recurrent_dropout)
     )(x)
     x = layers.LayerNormalization()(x)

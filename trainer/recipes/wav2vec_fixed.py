@@ -87,11 +87,11 @@ def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import Limit, MaskedConv1D, MaskedMaxPool1D, SelfAttention
+    from trainer.layers import Bidirectional, Limit, MaskedConv1D, MaskedMaxPool1D, SelfAttention
 
     def lstm(units: int, largest_norm: float) -> Any:
         limit = keras.constraints.MaxNorm(largest_norm)
-        return layers.Bidirectional(
+        return Bidirectional(
             layers.LSTM(
                 units,
                 return_sequences=True,
