@@ -29,6 +29,10 @@ class Preparation:
     by which share the frequencies of a spectrum may, `masks` how many spans of frames and how many of
     dimensions are blanked; all are for training alone, and 0 is without. `features` is one of `FEATURES`;
     for a spectrum `spectrum_noise` and `spectrum_mixup` hold where they are not None.
+
+    `trim` ends each batch soon after its longest clip: for models in which padding counts for nothing, and
+    which therefore learn the same, sooner. `buckets` makes batches of clips of like length, by sorting those
+    of so many batches together: less padding, but no longer every mixture of clips; 0 is without.
     """
 
     percentile: float = 98.0
@@ -42,6 +46,8 @@ class Preparation:
     stretch: float = 0.0
     warp: float = 0.0
     masks: int = 0
+    trim: bool = False
+    buckets: int = 0
     features: str = "auto"
     spectrum_noise: float | None = None
     spectrum_mixup: float | None = None
@@ -51,6 +57,10 @@ class Preparation:
             raise ValueError(f"class_weights={self.class_weights}: choose from {', '.join(CLASS_WEIGHTS)}")
         if (self.mixup or self.spectrum_mixup) and not self.one_hot:
             raise ValueError("an index cannot say that a clip is two thirds one class: mixup needs one_hot")
+
+    def shape(self, frames: int, dim: int) -> tuple[int | None, int]:
+        """What the model is built for: where batches are trimmed, any number of frames."""
+        return (None if self.trim else frames, dim)
 
     def of(self, dim: int) -> Preparation:
         """The wishes for features of so many dimensions."""

@@ -349,13 +349,23 @@ def _by_gate(kernel: Any) -> Any:
 
 
 def _kernel_gradient(before: Any, d_gates: Any, masks: Any) -> Any:
-    """Of the recurrent kernel, in one product over all steps. `before` are the states before each of them.
+    """Of the recurrent kernel: over all steps at once. `before` are the states before each of them."""
+    count, units = before.shape[1], before.shape[-1]
+    sides = []
+    for side in range(count):
+        h, d = before[:, side], d_gates[:, side]
+        if masks is None:
+            sides.append(_outer(h, d))
+            continue
+        parts = zip(tf.unstack(masks[side], _GATES), tf.split(d, _GATES, axis=-1), strict=True)
+        sides.append(tf.concat([_outer(h * mask, part) for mask, part in parts], axis=-1))
+    return tf.ensure_shape(tf.stack(sides), (count, units, _GATES * units))
 
-    With masks one for each clip: theirs is the same in all steps, and taken once.
-    """
-    if masks is None:
-        return tf.einsum("sdbu,sdbk->duk", before, d_gates)
-    each = tf.einsum("sdbu,sdbk->dbuk", before, d_gates)
-    units = before.shape[-1]
-    each = tf.reshape(each, (before.shape[1], -1, units, _GATES, units))
-    return tf.reshape(tf.einsum("dbugv,dgbu->dugv", each, masks), (before.shape[1], units, _GATES * units))
+
+def _outer(rows: Any, columns: Any) -> Any:
+    """The sum over steps and batch of rows times columns."""
+    return tf.matmul(
+        tf.reshape(rows, (-1, rows.shape[-1])),
+        tf.reshape(columns, (-1, columns.shape[-1])),
+        transpose_a=True,
+    )

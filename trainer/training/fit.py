@@ -47,7 +47,7 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
         remove_half_written(folder)
 
     _make_repeatable(spec.seed)
-    model = recipe.build((norm.frames, packed.dim), len(packed.classes), params)
+    model = recipe.build(asked.shape(norm.frames, packed.dim), len(packed.classes), params)
     unchanged = guard.describe(packed, split, norm, model)
     course = _course(recipe, params, beginning)
     _take_up(model, beginning, unchanged, log)
@@ -57,7 +57,7 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
     made = {"params": asdict(params), "preparation": asdict(asked)}
     who = _identity(spec, recipe, packed, split, norm, made)
     keeper = Keeper(run, who, val, beginning.attempt, spec.seed, beginning.params, unchanged)
-    judged = _judged(packed, split, norm, val, spec.batch_size)
+    judged = _judged(packed, split, norm, val, spec.batch_size, asked)
     if over := _over_already(course, beginning):
         final.conclude_if_missing(keeper, course, log, judged)
         return over
@@ -130,12 +130,15 @@ def _say_data(log: EventLog, packed: Packed, split: Split, norm: Normaliser) -> 
         log.append(Note(time.time(), text, "warning"))
 
 
-def _judged(packed: Packed, split: Split, norm: Normaliser, val: Validation, batch_size: int) -> Judged:
+def _judged(
+    packed: Packed, split: Split, norm: Normaliser, val: Validation, batch_size: int, asked: Preparation
+) -> Judged:
     """What the final evaluation is of: the fold that was held out, else the validation clips."""
     chosen = [packed.report.used[i] for i in split.judged]
     if not len(split.test):
         return Judged(val, chosen, chose_epoch=True)
-    return Judged(Validation(packed, split.test, norm, batch_size=batch_size), chosen, chose_epoch=False)
+    test = Validation(packed, split.test, norm, batch_size=batch_size, asked=asked)
+    return Judged(test, chosen, chose_epoch=False)
 
 
 def _make_repeatable(seed: int) -> None:
