@@ -112,7 +112,7 @@ def _train(packed: Any, asked: argparse.Namespace, seed: int, fold: int) -> dict
     norm = dataset.normaliser(packed, train, wishes)
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    model = recipe.build((norm.frames, packed.dim), len(packed.classes), params)
+    model = recipe.build(wishes.shape(norm.frames, packed.dim), len(packed.classes), params)
     batches = Training(packed, train, norm, batch_size=size, seed=seed, asked=wishes)
     pace = Pace(Course(epochs, params.patience, Schedule(plan)), batches, seed)
     began = time.perf_counter()

@@ -69,7 +69,7 @@ def test_v9_fix_projects_and_keeps_the_mask() -> None:
     assert (attention.dim, attention.scaled) == (256, True)
     recipe = recipes.load("v9_attention_fix")
     asked = recipes.preparation(recipe, recipe.Params())
-    assert asked == Preparation(validation=0.2, adaptive=True, class_weights="none")
+    assert asked == Preparation(validation=0.2, adaptive=True, class_weights="none", trim=True)
 
 
 def test_attn_crnn_v2_is_as_its_table() -> None:

@@ -62,7 +62,7 @@ def load(folder: str | Path) -> Bundle:
     model = _model(folder, tag)
     classes = tuple(str(c) for c in _array(folder / f"label_classes_{tag}.npy"))
     mean, std = _array(folder / f"audio_mean_{tag}.npy"), _array(folder / f"audio_std_{tag}.npy")
-    _, frames, dim = model.input_shape
+    dim = model.input_shape[-1]
     outputs = model.output_shape[-1]
     if len(classes) != outputs:
         raise BundleError(f"{folder} has {len(classes)} labels, its model tells {outputs} apart")
@@ -73,8 +73,8 @@ def load(folder: str | Path) -> Bundle:
         raise BundleError(f"the statistics in {folder} are not all finite, or a deviation is not above 0")
     if not all(np.isfinite(w).all() for w in model.get_weights()):
         raise BundleError(f"the weights in {folder} are not all finite")
-    norm = Normaliser(mean.astype(np.float32), std.astype(np.float32), int(frames))
     about = _preprocessing(folder, tag)
+    norm = Normaliser(mean.astype(np.float32), std.astype(np.float32), _frames(folder, about, model))
     return Bundle(model, classes, norm, tag, bool(about.get("synthetic")), _adaptation(folder, about))
 
 
@@ -103,6 +103,14 @@ def _model(folder: Path, tag: str) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise BundleError(f"the model in {folder} cannot be loaded: {str(e).splitlines()[0]}") from e
     return model
+
+
+def _frames(folder: Path, about: Mapping[str, Any], model: Any) -> int:
+    """The length that clips are brought to: the model's, or where it takes any, what lies beside it."""
+    try:
+        return int(model.input_shape[1] or about["frames"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise BundleError(f"nothing in {folder} says how many frames of a clip the model takes: {e}") from e
 
 
 def _array(path: Path) -> npt.NDArray[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,11 @@ from trainer.data.normaliser import Normaliser, Voice
 from trainer.data.preparation import Preparation
 
 AHEAD = 2
+# Batches end at a multiple of so many frames: of few lengths, as what is made for each of them takes time.
+_ROUND = 16
 # Beside seed and epoch, so that augmentation does not draw the numbers that the order was made of.
 _AUGMENTATION = 0xA06
+_BUCKETS = 0xB0C
 
 
 class Training:
@@ -45,15 +48,31 @@ class Training:
         shape, kind = (
             ((None, len(self._packed.classes)), tf.float32) if self._asked.one_hot else ((None,), tf.int32)
         )
-        kinds = (_signature(self._norm), tf.TensorSpec(shape, kind), tf.TensorSpec((None,), tf.float32))
+        kinds = (
+            _signature(self._norm, self._asked),
+            tf.TensorSpec(shape, kind),
+            tf.TensorSpec((None,), tf.float32),
+        )
         return _dataset(self._batches, kinds, self.steps)
 
     def _batches(self) -> Iterator[tuple[Any, ...]]:
-        order = self._train[dataset.order(len(self._train), self._seed, self.epoch)]
         random = np.random.default_rng([self._seed, self.epoch, _AUGMENTATION])
-        for chosen in _chunks(order, self._batch_size):
+        for chosen in self._chosen():
             batch = self._augmented(self._batch(chosen), random)
-            yield batch.frames, batch.targets, batch.weights
+            yield _trimmed(batch.frames, batch.lengths, self._asked), batch.targets, batch.weights
+
+    def _chosen(self) -> Iterable[Indices]:
+        """The clips of each batch."""
+        order = self._train[dataset.order(len(self._train), self._seed, self.epoch)]
+        if not self._asked.buckets:
+            return _chunks(order, self._batch_size)
+        pools = _chunks(order, self._batch_size * self._asked.buckets)
+        like = [pool[np.argsort(self._packed.lengths[pool], kind="stable")] for pool in pools]
+        found = list(_chunks(np.concatenate(like), self._batch_size))
+        return [
+            found[i]
+            for i in np.random.default_rng([self._seed, self.epoch, _BUCKETS]).permutation(len(found))
+        ]
 
     def _batch(self, chosen: Indices) -> Batch:
         labels = self._packed.labels[chosen]
@@ -96,25 +115,33 @@ class Validation:
     ) -> None:
         self._packed, self._val, self._norm, self._batch_size = packed, val, norm, batch_size
         self._voices = dataset.voices(packed, val, norm, asked)
+        self._asked = asked
         self.labels: npt.NDArray[np.int32] = packed.labels[val]
         self.targets = _targets(self.labels, packed, asked)
 
     def predict(self, model: Any) -> npt.NDArray[np.float32]:
         """(n, classes) probabilities."""
         steps = -(-len(self._val) // self._batch_size)
-        stream = _dataset(self._batches, (_signature(self._norm),), steps)
+        stream = _dataset(self._batches, (_signature(self._norm, self._asked),), steps)
         found: npt.NDArray[np.float32] = model.predict(stream, verbose=0)
         return found
 
     def _batches(self) -> Iterator[tuple[Any, ...]]:
         for chosen in _chunks(self._val, self._batch_size):
-            yield (_frames(self._packed, chosen, self._norm, self._voices),)
+            frames = _frames(self._packed, chosen, self._norm, self._voices)
+            yield (_trimmed(frames, self._packed.lengths[chosen], self._asked),)
 
 
 def _frames(
     packed: Packed, chosen: Indices, norm: Normaliser, voices: Mapping[int, Voice]
 ) -> npt.NDArray[np.float32]:
     return norm.batch([packed.clip(i) for i in chosen], [voices[int(i)] for i in chosen])
+
+
+def _trimmed(
+    frames: npt.NDArray[np.float32], lengths: Indices, asked: Preparation
+) -> npt.NDArray[np.float32]:
+    return frames[:, : -(-int(lengths.max()) // _ROUND) * _ROUND] if asked.trim else frames
 
 
 def _chunks(indices: Indices, size: int) -> Iterator[Indices]:
@@ -126,8 +153,8 @@ def _targets(labels: npt.NDArray[np.int32], packed: Packed, asked: Preparation) 
     return np.eye(len(packed.classes), dtype=np.float32)[labels] if asked.one_hot else labels
 
 
-def _signature(norm: Normaliser) -> Any:
-    return tf.TensorSpec((None, norm.frames, len(norm.mean)), tf.float32)
+def _signature(norm: Normaliser, asked: Preparation) -> Any:
+    return tf.TensorSpec((None, *asked.shape(norm.frames, len(norm.mean))), tf.float32)
 
 
 def _dataset(batches: Callable[[], Iterator[tuple[Any, ...]]], kinds: tuple[Any, ...], steps: int) -> Any:

@@ -47,6 +47,10 @@ class Preparation:
     dimensions are blanked; all are for training alone, and 0 is without. `features` is one of `FEATURES`;
     for a spectrum `spectrum_noise` and `spectrum_mixup` hold where they are not None. With `adapt` above 0
     clips are normalised by their speaker's voice, see `Adaptation`: it is the prior, `adapt_parts` the parts.
+
+    `trim` ends each batch soon after its longest clip: for models in which padding counts for nothing, and
+    which therefore learn the same, sooner. `buckets` makes batches of clips of like length, by sorting those
+    of so many batches together: less padding, but no longer every mixture of clips; 0 is without.
     """
 
     percentile: float = 98.0
@@ -60,6 +64,8 @@ class Preparation:
     stretch: float = 0.0
     warp: float = 0.0
     masks: int = 0
+    trim: bool = False
+    buckets: int = 0
     features: str = "auto"
     spectrum_noise: float | None = None
     spectrum_mixup: float | None = None
@@ -76,6 +82,10 @@ class Preparation:
     def adaptation(self) -> Adaptation | None:
         """How clips are adapted to voices; None where they are not."""
         return Adaptation(self.adapt, self.adapt_parts) if self.adapt else None
+
+    def shape(self, frames: int, dim: int) -> tuple[int | None, int]:
+        """What the model is built for: where batches are trimmed, any number of frames."""
+        return (None if self.trim else frames, dim)
 
     def of(self, dim: int) -> Preparation:
         """The wishes for features of so many dimensions."""

@@ -4,11 +4,13 @@ from trainer.layers.attention import SelfAttention
 from trainer.layers.committee import Committee, CommitteeCrossentropy
 from trainer.layers.limit import Limit
 from trainer.layers.masked import MaskedConv1D, MaskedMaxPool1D, MaskedMeanPool1D
+from trainer.layers.recurrent import Bidirectional
 from trainer.layers.spectrum import Channels, FlatChannels, SpectrumBlock
 from trainer.layers.statistics import AttentiveStatistics, ClipStandardization, SegmentStatistics
 
 __all__ = [
     "AttentiveStatistics",
+    "Bidirectional",
     "Channels",
     "ClipStandardization",
     "Committee",

@@ -39,25 +39,28 @@ class _Pool1D(keras.layers.Layer):  # type: ignore[misc]
         """Of the pooled frames; None when there was none."""
         if previous_mask is None:
             return None
-        # As numbers, because not every backend pads truth values.
-        flags = ops.cast(ops.expand_dims(previous_mask, -1), "int32")
-        flags = ops.reshape(flags, (-1, inputs.shape[1], 1))
-        return ops.any(self._windows(flags, 0)[..., 0] > 0, axis=2)
+        return self._largest(ops.cast(ops.expand_dims(previous_mask, -1), "float32"), 0.0)[..., 0] > 0
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Rounded up."""
         batch, frames, dim = input_shape
-        return (batch, -(-frames // self.size), dim)
+        return (batch, None if frames is None else -(-frames // self.size), dim)
 
     def get_config(self) -> dict[str, Any]:
         """All that `__init__` needs."""
         return {**super().get_config(), "size": self.size}
 
-    def _windows(self, x: Any, filler: float) -> Any:
-        """(batch, windows, size, dim)."""
-        _, frames, dim = x.shape
-        x = ops.pad(x, [[0, 0], [0, -frames % self.size], [0, 0]], constant_values=filler)
-        return ops.reshape(x, (-1, -(-frames // self.size), self.size, dim))
+    def _largest(self, x: Any, filler: float) -> Any:
+        """Of every window; the last is filled up."""
+        return ops.max_pool(self._filled(x, filler), self.size, self.size, "valid", "channels_last")
+
+    def _mean(self, x: Any) -> Any:
+        """Of every window, the last filled up with zeros."""
+        return ops.average_pool(self._filled(x, 0.0), self.size, self.size, "valid", "channels_last")
+
+    def _filled(self, x: Any, filler: float) -> Any:
+        """Longer by all but one frame of a window: as many whole windows as frames ask for, rounded up."""
+        return ops.pad(x, [[0, 0], [0, self.size - 1], [0, 0]], constant_values=filler)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -70,7 +73,7 @@ class MaskedMaxPool1D(_Pool1D):
             mask = ops.ones(ops.shape(inputs)[:2], "bool")
         lowest = float(np.finfo(np.float32).min)
         hidden = ops.where(ops.expand_dims(mask, -1), inputs, lowest)
-        pooled = ops.max(self._windows(hidden, lowest), axis=2)
+        pooled = self._largest(hidden, lowest)
         return without_padding(pooled, self.compute_mask(inputs, mask))
 
 
@@ -81,8 +84,8 @@ class MaskedMeanPool1D(_Pool1D):
     def call(self, inputs: Any, mask: Any = None) -> Any:
         """(batch, frames, dim) to (batch, frames / size, dim)."""
         real = frame_weights(inputs, mask)
-        total = ops.sum(self._windows(inputs * real, 0.0), axis=2)
-        return total / ops.maximum(ops.sum(self._windows(real, 0.0), axis=2), 1.0)
+        share = self._mean(real)
+        return self._mean(inputs * real) / ops.where(share > 0, share, 1.0)
 
 
 def without_padding(inputs: Any, mask: Any) -> Any:

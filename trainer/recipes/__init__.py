@@ -10,9 +10,10 @@ A recipe is a module with
   epochs without a better val_accuracy end the run;
 * `schedule(params, *, epochs)`, the learning rate as a `trainer.schedule.Plan`;
 * `build(shape, classes, params)`, a compiled model from (frames, dim) to `classes` probabilities, with 0.0 as
-  padding. It imports keras itself, so that all else here loads in milliseconds where keras is not installed;
+  padding. Where `prepare` asks for trimmed batches, frames is None: any number. It imports keras itself, so
+  that all else here loads in milliseconds where keras is not installed;
 * where the defaults of `trainer.data.preparation.Preparation` are not what it wants, `prepare(params)`, which
-  returns one: length, validation share, class weights, targets, augmentation.
+  returns one: length, validation share, class weights, targets, augmentation, how batches are made.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Recipe(Protocol):
     BATCH_SIZE: int
     Params: type[Any]
 
-    def build(self, shape: tuple[int, int], classes: int, params: Any) -> Any:
+    def build(self, shape: tuple[int | None, int], classes: int, params: Any) -> Any:
         """A compiled keras model."""
 
     def schedule(self, params: Any, *, epochs: int) -> Plan:

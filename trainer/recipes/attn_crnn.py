@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.data.preparation import CLASS_WEIGHTS, Preparation
-from trainer.recipes._fields import check, choice, factor, half, percent, positive, share
+from trainer.recipes._fields import at_least_zero, check, choice, factor, half, percent, positive, share
 from trainer.schedule import Plan
 
 TAG = "attn_crnn"
@@ -40,6 +40,7 @@ class Params:
     class_weights: str = choice("none", "how rare classes count", CLASS_WEIGHTS)
     length_percentile: float = percent(100.0, "percentile of the training lengths that clips are brought to")
     validation: float = half(0.2, "share of clips that validate")
+    buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(10, "epochs without a better val_accuracy that end the run")
     lr: float = positive(1e-3, "learning rate of the first epochs")
     lowest_lr: float = positive(1e-6, "learning rate below which no plateau goes")
@@ -56,6 +57,8 @@ def prepare(params: Params) -> Preparation:
         percentile=params.length_percentile,
         validation=params.validation,
         class_weights=params.class_weights,
+        trim=True,
+        buckets=params.buckets,
     )
 
 
@@ -72,20 +75,20 @@ def schedule(params: Params, *, epochs: int) -> Plan:
     )
 
 
-def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
+def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     """The compiled model: (batch, frames, dim) float32, zero-padded, to (batch, classes) probabilities."""
     # Imported here, so that a laptop without keras can list recipes and check parameters.
     import keras
     from keras import layers
 
-    from trainer.layers import MaskedConv1D, MaskedMaxPool1D, SelfAttention
+    from trainer.layers import Bidirectional, MaskedConv1D, MaskedMaxPool1D, SelfAttention
 
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
     for filters in (params.filters1, params.filters2):
         x = MaskedConv1D(filters, params.kernel, padding="same", activation="relu")(x)
         x = MaskedMaxPool1D(2)(x)
-    x = layers.Bidirectional(layers.LSTM(params.units1, return_sequences=True))(x)
+    x = Bidirectional(layers.LSTM(params.units1, return_sequences=True))(x)
     x = layers.Dropout(params.dropout1)(x)
     x = layers.LSTM(params.units2, return_sequences=True)(x)
     x = SelfAttention(params.attention, scaled=False)(x)

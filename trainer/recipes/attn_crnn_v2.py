@@ -53,6 +53,7 @@ class Params:
     class_weights: str = choice("balanced", "how rare classes count", CLASS_WEIGHTS)
     length_percentile: float = percent(100.0, "percentile of the training lengths that clips are brought to")
     validation: float = half(0.2, "share of clips that validate")
+    buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(6, "epochs without a better val_accuracy that end the run")
     lr: float = positive(1e-3, "learning rate of the first epochs")
     lowest_lr: float = positive(3e-5, "learning rate below which no plateau goes")
@@ -73,6 +74,8 @@ def prepare(params: Params) -> Preparation:
         one_hot=True,
         noise=params.noise if params.augment else 0.0,
         mixup=params.mixup if params.augment else 0.0,
+        trim=True,
+        buckets=params.buckets,
     )
 
 
@@ -89,20 +92,20 @@ def schedule(params: Params, *, epochs: int) -> Plan:
     )
 
 
-def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
+def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     """The compiled model: (batch, frames, dim) float32, zero-padded, to (batch, classes) probabilities."""
     # Imported here, so that a laptop without keras can list recipes and check parameters.
     import keras
     from keras import layers
 
-    from trainer.layers import MaskedConv1D, MaskedMaxPool1D
+    from trainer.layers import Bidirectional, MaskedConv1D, MaskedMaxPool1D
 
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
     for filters in (params.filters1, params.filters2):
         x = MaskedConv1D(filters, params.kernel, padding="same", activation="relu")(x)
         x = MaskedMaxPool1D(2)(x)
-    x = layers.Bidirectional(
+    x = Bidirectional(
         layers.LSTM(
             params.units,
             return_sequences=True,

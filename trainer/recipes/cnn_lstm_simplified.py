@@ -37,6 +37,7 @@ class Params:
     l2: float = at_least_zero(1e-3, "L2 weight decay of the LSTM and of the dense layers")
     class_weights: str = choice("balanced", "how rare classes count", CLASS_WEIGHTS)
     validation: float = half(0.2, "share of clips that validate")
+    buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(20, "epochs without a better val_accuracy that end the run")
     lr: float = positive(3e-4, "learning rate of the first epochs")
     lowest_lr: float = positive(1e-6, "learning rate below which no plateau goes")
@@ -53,6 +54,8 @@ def prepare(params: Params) -> Preparation:
         frames=params.steps,
         validation=params.validation,
         class_weights=params.class_weights,
+        trim=True,
+        buckets=params.buckets,
     )
 
 
@@ -69,17 +72,19 @@ def schedule(params: Params, *, epochs: int) -> Plan:
     )
 
 
-def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
+def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     """The compiled model: (batch, frames, dim) float32, zero-padded, to (batch, classes) probabilities."""
     # Imported here, so that a laptop without keras can list recipes and check parameters.
     import keras
     from keras import layers
 
+    from trainer.layers import Bidirectional
+
     decay = keras.regularizers.L2(params.l2)
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
     x = layers.BatchNormalization()(x)
-    x = layers.Bidirectional(
+    x = Bidirectional(
         layers.LSTM(
             params.units,
             return_sequences=True,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.data.preparation import CLASS_WEIGHTS, Preparation
-from trainer.recipes._fields import check, choice, factor, half, percent, positive, share
+from trainer.recipes._fields import at_least_zero, check, choice, factor, half, percent, positive, share
 from trainer.schedule import Plan
 
 TAG = "v8"
@@ -36,6 +36,7 @@ class Params:
     class_weights: str = choice("max_count", "how rare classes count", CLASS_WEIGHTS)
     length_percentile: float = percent(95.0, "percentile of the training lengths that clips are brought to")
     validation: float = half(0.1, "share of clips that validate")
+    buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(15, "epochs without a better val_accuracy that end the run")
     low_lr: float = positive(1e-6, "learning rate of epoch 1, and below which no plateau goes")
     high_lr: float = positive(1e-3, "learning rate after the warm-up")
@@ -53,6 +54,8 @@ def prepare(params: Params) -> Preparation:
         percentile=params.length_percentile,
         validation=params.validation,
         class_weights=params.class_weights,
+        trim=True,
+        buckets=params.buckets,
     )
 
 
@@ -69,16 +72,18 @@ def schedule(params: Params, *, epochs: int) -> Plan:
     )
 
 
-def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
+def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     """The compiled model: (batch, frames, dim) float32, zero-padded, to (batch, classes) probabilities."""
     # Imported here, so that a laptop without keras can list recipes and check parameters.
     import keras
     from keras import layers
 
+    from trainer.layers import Bidirectional
+
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
-    x = layers.Bidirectional(layers.LSTM(params.units1, return_sequences=True))(x)
-    x = layers.Bidirectional(layers.LSTM(params.units2))(x)
+    x = Bidirectional(layers.LSTM(params.units1, return_sequences=True))(x)
+    x = Bidirectional(layers.LSTM(params.units2))(x)
     x = layers.Dense(params.dense1, activation="relu")(x)
     x = layers.Dropout(params.dropout1)(x)
     x = layers.Dense(params.dense2, activation="relu")(x)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from trainer.data.preparation import Preparation
 from trainer.recipes._fields import at_least_zero, check, factor, positive, share
 from trainer.schedule import Plan
 
@@ -29,6 +30,7 @@ class Params:
     dense2: int = positive(128, "units of the second dense layer")
     dropout2: float = share(0.3, "dropout after the second dense layer")
     l2: float = at_least_zero(1e-4, "L2 weight decay of the dense layers")
+    buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(12, "epochs without a better val_accuracy that end the run")
     low_lr: float = positive(5e-6, "learning rate of epoch 1 and of the last")
     high_lr: float = positive(3e-4, "learning rate after the warm-up")
@@ -39,6 +41,11 @@ class Params:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+def prepare(params: Params) -> Preparation:
+    """All as it is by default; padding counts for nothing."""
+    return Preparation(trim=True, buckets=params.buckets)
 
 
 def schedule(params: Params, *, epochs: int) -> Plan:
@@ -54,16 +61,18 @@ def schedule(params: Params, *, epochs: int) -> Plan:
     )
 
 
-def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
+def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     """The compiled model: (batch, frames, dim) float32, zero-padded, to (batch, classes) probabilities."""
     # Imported here, so that a laptop without keras can list recipes and check parameters.
     import keras
     from keras import layers
 
+    from trainer.layers import Bidirectional
+
     decay = keras.regularizers.L2(params.l2)
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
-    x = layers.Bidirectional(
+    x = Bidirectional(
         layers.LSTM(params.units, return_sequences=True, recurrent_dropout=params.recurrent_dropout)
     )(x)
     x = layers.LayerNormalization()(x)

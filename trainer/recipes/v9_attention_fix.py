@@ -40,6 +40,7 @@ class Params:
     l2: float = at_least_zero(1e-4, "L2 weight decay of the dense layers")
     class_weights: str = choice("none", "how rare classes count", CLASS_WEIGHTS)
     validation: float = half(0.2, "least share of clips that validate")
+    buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(12, "epochs without a better val_accuracy that end the run")
     low_lr: float = positive(5e-6, "learning rate of epoch 1 and of the last")
     high_lr: float = positive(3e-4, "learning rate after the warm-up")
@@ -54,7 +55,13 @@ class Params:
 
 def prepare(params: Params) -> Preparation:
     """The adaptive split."""
-    return Preparation(validation=params.validation, adaptive=True, class_weights=params.class_weights)
+    return Preparation(
+        validation=params.validation,
+        adaptive=True,
+        class_weights=params.class_weights,
+        trim=True,
+        buckets=params.buckets,
+    )
 
 
 def schedule(params: Params, *, epochs: int) -> Plan:
@@ -70,18 +77,18 @@ def schedule(params: Params, *, epochs: int) -> Plan:
     )
 
 
-def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
+def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     """The compiled model: (batch, frames, dim) float32, zero-padded, to (batch, classes) probabilities."""
     # Imported here, so that a laptop without keras can list recipes and check parameters.
     import keras
     from keras import layers
 
-    from trainer.layers import SelfAttention
+    from trainer.layers import Bidirectional, SelfAttention
 
     decay = keras.regularizers.L2(params.l2)
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
-    x = layers.Bidirectional(
+    x = Bidirectional(
         layers.LSTM(params.units, return_sequences=True, recurrent_dropout=params.recurrent_dropout)
     )(x)
     x = layers.LayerNormalization()(x)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.data.preparation import CLASS_WEIGHTS, Preparation
-from trainer.recipes._fields import check, choice, factor, half, percent, positive, share
+from trainer.recipes._fields import at_least_zero, check, choice, factor, half, percent, positive, share
 from trainer.schedule import Plan
 
 TAG = "wav2vec"
@@ -44,6 +44,7 @@ class Params:
     class_weights: str = choice("balanced", "how rare classes count", CLASS_WEIGHTS)
     length_percentile: float = percent(95.0, "percentile of the training lengths that clips are brought to")
     validation: float = half(0.1, "share of clips that validate")
+    buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(20, "epochs without a better val_accuracy that end the run")
     lr: float = positive(1e-3, "learning rate after the warm-up")
     lowest_lr: float = positive(1e-6, "learning rate below which no plateau goes")
@@ -64,6 +65,8 @@ def prepare(params: Params) -> Preparation:
         validation=params.validation,
         class_weights=params.class_weights,
         one_hot=True,
+        trim=True,
+        buckets=params.buckets,
     )
 
 
@@ -81,17 +84,17 @@ def schedule(params: Params, *, epochs: int) -> Plan:
     )
 
 
-def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
+def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     """The compiled model: (batch, frames, dim) float32, zero-padded, to (batch, classes) probabilities."""
     # Imported here, so that a laptop without keras can list recipes and check parameters.
     import keras
     from keras import layers
 
-    from trainer.layers import Limit, MaskedConv1D, MaskedMaxPool1D, SelfAttention
+    from trainer.layers import Bidirectional, Limit, MaskedConv1D, MaskedMaxPool1D, SelfAttention
 
     def lstm(units: int, largest_norm: float) -> Any:
         limit = keras.constraints.MaxNorm(largest_norm)
-        return layers.Bidirectional(
+        return Bidirectional(
             layers.LSTM(
                 units,
                 return_sequences=True,

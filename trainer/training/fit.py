@@ -48,7 +48,7 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
         remove_half_written(folder)
 
     _make_repeatable(spec.seed)
-    model = recipe.build((norm.frames, packed.dim), len(packed.classes), params)
+    model = recipe.build(asked.shape(norm.frames, packed.dim), len(packed.classes), params)
     unchanged = guard.describe(packed, split, norm, model)
     course = _course(recipe, params, beginning)
     _take_up(model, beginning, unchanged, log)

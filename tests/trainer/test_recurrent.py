@@ -1,0 +1,202 @@
+"""The fast LSTM against Keras' own: the same numbers, weights, files and random draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+FRAMES, DIM, UNITS = 20, 6, 4
+# A whole clip, one frame, a block and a part of one, exactly a block, and nothing but padding.
+LENGTHS = (20, 1, 18, 16, 0)
+
+
+def pair(**more: Any) -> tuple[Any, Any]:
+    """Keras' layer and ours, built, with the same weights and the same random state."""
+    import keras
+
+    from trainer import layers
+
+    more.setdefault("return_sequences", True)
+    made = (
+        keras.layers.Bidirectional(keras.layers.LSTM(UNITS, **more)),
+        layers.Bidirectional(keras.layers.LSTM(UNITS, **more)),
+    )
+    random = np.random.default_rng(0)
+    for layer in made:
+        layer.build((None, None, DIM))
+    values = [random.normal(size=w.shape) / 2 for w in made[0].weights]
+    for layer in made:
+        layer.set_weights(values)
+    same_draws(*made)
+    return made
+
+
+def same_draws(first: Any, second: Any) -> None:
+    for side in ("forward_layer", "backward_layer"):
+        states = [getattr(layer, side).cell.seed_generator.state for layer in (first, second)]
+        states[1].assign(states[0])
+
+
+def clips() -> tuple[Any, Any]:
+    """Values everywhere, in the padding too, and the mask."""
+    x = np.random.default_rng(1).normal(size=(len(LENGTHS), FRAMES, DIM)).astype(np.float32)
+    return x, np.arange(FRAMES) < np.array(LENGTHS)[:, None]
+
+
+def outcome(layer: Any, x: Any, mask: Any, training: bool = True) -> list[Any]:
+    """The output, and the gradients of the input and of every weight."""
+    import tensorflow as tf
+
+    shape = layer.compute_output_shape(x.shape)
+    asked = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+
+    @tf.function(autograph=False)
+    def run(inputs: Any) -> list[Any]:
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            y = layer(inputs, mask=mask, training=training)
+            loss = tf.reduce_sum(y * asked)
+        return [y, *tape.gradient(loss, [inputs, *(w.value for w in layer.trainable_weights)])]
+
+    return list(run(tf.constant(x)))
+
+
+def assert_equal(first: list[Any], second: list[Any]) -> None:
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("return_sequences", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(("dropout", "recurrent"), [(0.0, 0.0), (0.4, 0.0), (0.0, 0.3), (0.4, 0.3)])
+def test_output_and_every_gradient_are_keras_own(
+    return_sequences: bool, masked: bool, dropout: float, recurrent: float
+) -> None:
+    first, second = pair(return_sequences=return_sequences, dropout=dropout, recurrent_dropout=recurrent)
+    x, mask = clips()
+    ours = outcome(second, x, mask if masked else None)
+    assert_equal(outcome(first, x, mask if masked else None), ours)
+    if dropout or recurrent:
+        assert np.abs(np.asarray(ours[0]) - outcome(second, x, mask, training=False)[0]).max() > 1e-3
+
+
+def test_padding_may_lie_anywhere() -> None:
+    first, second = pair(recurrent_dropout=0.3)
+    x, _ = clips()
+    mask = np.random.default_rng(3).random(x.shape[:2]) < 0.6
+    assert_equal(outcome(first, x, mask), outcome(second, x, mask))
+
+
+def test_what_lies_in_the_padding_is_never_seen() -> None:
+    _, layer = pair()
+    x, mask = clips()
+    found = outcome(layer, x, mask)
+    again = outcome(layer, np.where(mask[..., None], x, 1e6).astype(np.float32), mask)
+    assert_equal(found, again)
+    assert not np.asarray(found[0])[~mask].any()
+    assert not np.asarray(found[1])[~mask].any()
+
+
+def test_masks_are_drawn_for_each_clip_and_gate_and_stay_for_all_frames() -> None:
+    """Frames that are all the same leave no other difference between them than the state before."""
+    first, second = pair(dropout=0.5, recurrent_dropout=0.5)
+    x = np.repeat(clips()[0][:1, :1], FRAMES, axis=1).repeat(3, axis=0)
+    ours = np.asarray(second(x, training=True))
+    np.testing.assert_allclose(first(x, training=True), ours, atol=1e-5)
+    assert len({row.tobytes() for row in ours[:, 0]}) == 3
+    assert not np.allclose(ours, second(x, training=True))
+
+
+def model(bidirectional: Any) -> Any:
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((None, DIM))
+    x = layers.Masking(0.0)(inputs)
+    for sequences in (True, False):
+        lstm = layers.LSTM(
+            UNITS,
+            return_sequences=sequences,
+            recurrent_dropout=0.2,
+            kernel_regularizer=keras.regularizers.L2(1e-2),
+            recurrent_constraint=keras.constraints.MaxNorm(0.4),
+        )
+        x = bidirectional(lstm)(x)
+    made = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    made.compile(optimizer=keras.optimizers.SGD(0.5), loss="sparse_categorical_crossentropy")
+    return made
+
+
+def test_files_of_weights_go_both_ways(tmp_path: Path) -> None:
+    import keras
+
+    from trainer import layers
+
+    x, mask = clips()
+    x = np.where(mask[..., None], x, 0)
+    path = tmp_path / "some.weights.h5"
+    kinds = (keras.layers.Bidirectional, layers.Bidirectional)
+    for source, target in (kinds, kinds[::-1]):
+        first, second = model(source), model(target)
+        for w in first.weights:
+            w.assign(w + 0.1)
+        first.save_weights(path)
+        second.load_weights(path)
+        np.testing.assert_allclose(first(x), second(x), atol=1e-6)
+        assert [w.path for w in first.weights] != []
+
+
+def test_a_step_of_training_is_keras_own_with_decay_and_limits_on_weights() -> None:
+    import keras
+
+    from trainer import layers
+
+    x, mask = clips()
+    x = np.where(mask[..., None], x, 0)
+    trained = []
+    for kind in (keras.layers.Bidirectional, layers.Bidirectional):
+        made = model(kind)
+        losses = [float(made.train_on_batch(x, np.array([0, 1, 2, 0, 1]))) for _ in range(3)]
+        trained.append([np.array(losses), *made.get_weights()])
+    assert_equal(*trained)
+    norms = [np.sqrt((w**2).sum(axis=0)) for w in trained[1] if w.shape == (UNITS, 4 * UNITS)]
+    assert max(n.max() for n in norms) <= 0.4 + 1e-5
+
+
+def test_a_saved_model_is_loaded_with_safe_mode_on_and_answers_the_same(tmp_path: Path) -> None:
+    import keras
+
+    from trainer import layers
+
+    made = model(layers.Bidirectional)
+    made.save(tmp_path / "some.keras")
+    again = keras.models.load_model(tmp_path / "some.keras", safe_mode=True)
+    assert [type(x) for x in again.layers[2:4]] == [layers.Bidirectional] * 2
+    x, _ = clips()
+    np.testing.assert_array_equal(made(x), again(x))
+
+
+@pytest.mark.parametrize(
+    ("lstm", "bidirectional", "said"),
+    [
+        ({"activation": "relu"}, {}, "tanh, sigmoid and a bias"),
+        ({"use_bias": False}, {}, "tanh, sigmoid and a bias"),
+        ({"stateful": True}, {}, "neither keeps nor returns states"),
+        ({}, {"merge_mode": "sum"}, "concatenated"),
+    ],
+)
+def test_what_it_does_not_compute_is_refused(
+    lstm: dict[str, Any], bidirectional: dict[str, Any], said: str
+) -> None:
+    import keras
+
+    from trainer import layers
+
+    with pytest.raises(ValueError, match=said):
+        layers.Bidirectional(keras.layers.LSTM(UNITS, **lstm), **bidirectional)
+    with pytest.raises(ValueError, match="not GRU"):
+        layers.Bidirectional(keras.layers.GRU(UNITS))
