@@ -82,11 +82,14 @@ def progress(title: str, *, unit: Unit | None = None) -> Iterator[Report]:
         yield report
         return
     # Only words may be moved above the bar: standard output is data's.
-    with Live(
-        console=target,
-        get_renderable=report.line,
-        refresh_per_second=REDRAWN_PER_SECOND,
-        transient=True,
-        redirect_stdout=False,
+    with (
+        target.restored(),
+        Live(
+            console=target,
+            get_renderable=report.line,
+            refresh_per_second=REDRAWN_PER_SECOND,
+            transient=True,
+            redirect_stdout=False,
+        ),
     ):
         yield report

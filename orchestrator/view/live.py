@@ -37,7 +37,7 @@ def _draw(snapshots: Iterable[Snapshot], target: Screen, log_lines: int) -> Snap
     """Draw on the terminal, only where something changed. The cursor comes back however this is left."""
     drawn: Text | None = None
     snapshot, size = None, target.size
-    with Live(console=target, auto_refresh=False, vertical_overflow="crop") as live:
+    with target.restored(), Live(console=target, auto_refresh=False, vertical_overflow="crop") as live:
         for snapshot in snapshots:
             if target.size != size:
                 # A window made narrower breaks the lines on it, so what is to be drawn over cannot be found.

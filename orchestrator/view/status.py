@@ -19,6 +19,7 @@ from orchestrator.view.layout import BLANK, LABEL, Item, Page, fit
 from orchestrator.view.text import clip, plain, words
 
 WIDE = 76  # cells; from here on two charts stand next to each other
+SLIMMEST = 24  # cells; below, a chart is all label
 CHART_ROWS, LOWEST, TALLEST = 6, 3, 12  # of a chart: usual, least and most
 GIVES_WAY = 8  # from this rank on, what gives way to a chart
 LOG_RANK = 10
@@ -82,7 +83,7 @@ class _Items:
         self.ground = Ground(page, self.snapshot)
 
     def all(self, chart_rows: int) -> Iterator[Item]:
-        """From top to bottom; without rows for a chart, a line of blocks."""
+        """From top to bottom; without room for a chart, a line of blocks."""
         yield self.head()
         yield from self.warnings()
         yield from self.outcome()
@@ -91,7 +92,8 @@ class _Items:
         yield from self.waiting()
         yield from self.epochs()
         yield from self.hints()
-        yield from self.charts(chart_rows) if chart_rows else self.curve()
+        drawn = chart_rows > 0 and self.page.width >= SLIMMEST
+        yield from self.charts(chart_rows) if drawn else self.curve()
         yield from self.notes()
         yield from self.log()
         yield BLANK

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NoReturn, TextIO
 
 from rich.console import Console
@@ -17,6 +17,7 @@ from rich.text import Text
 from orchestrator.view.text import FALLBACK, plain, plain_lines, words
 from trainer import contract
 
+SHOW_CURSOR = "\x1b[?25h"
 PIPED_WIDTH = 80  # where lines are laid out although nobody's window says how wide
 
 Level = Literal["info", "warning", "good"]
@@ -38,6 +39,21 @@ class Screen(Console):
     def redraws(self) -> bool:
         """Whether lines may be drawn over: a terminal that knows how."""
         return self.is_terminal and self.is_interactive and not self.is_dumb_terminal
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Around what is drawn over: the streams and the cursor are what they were before, also where the
+        signal that ends it comes while rich puts them back.
+        """
+        out, err = sys.stdout, sys.stderr
+        try:
+            yield
+        except BaseException:
+            sys.stdout, sys.stderr = out, err
+            with contextlib.suppress(OSError):  # a terminal that hung up
+                self.file.write(SHOW_CURSOR)
+                self.file.flush()
+            raise
 
 
 def screen(stream: TextIO, *, piped_width: int | None = None) -> Screen:

@@ -19,7 +19,7 @@ from orchestrator import view
 from orchestrator.health import Gpu
 from orchestrator.progress import Snapshot
 from orchestrator.view.live import Teller
-from orchestrator.view.status import LOOKS, status_block
+from orchestrator.view.status import LOOKS, SLIMMEST, status_block
 from tests.orchestrator.snapshots import BEGUN, MOMENTS, acting, events, heard, run, snapshot, story
 from trainer.contract import Dataset, Ended, Epoch, Note, Started
 
@@ -297,6 +297,18 @@ def test_any_events_can_be_shown_in_any_window(
     lines = drawn(shown, width=width, height=height)
     assert all(cell_len(line) <= width and not acting(line) for line in lines)
     assert all(isinstance(line, str) for line in told(iter([shown])))
+
+
+@pytest.mark.parametrize("height", [5, 24, 60])
+def test_no_window_is_too_narrow(height: int) -> None:
+    for width in range(1, 40):
+        lines = drawn(MOMENTS["running"], width=width, height=height)
+        assert all(cell_len(line) <= width for line in lines), width
+        assert not any(plots(line) for line in lines) or width >= SLIMMEST
+
+
+def plots(line: str) -> bool:
+    return any("\u2800" < c <= "\u28ff" for c in line)
 
 
 def test_the_run_of_a_page_is_the_one_asked_for() -> None:

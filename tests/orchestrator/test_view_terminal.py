@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -16,8 +18,13 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
+
+from orchestrator import view
+from tests.orchestrator.snapshots import MOMENTS
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -64,7 +71,7 @@ def on_a_pty(
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=_on_its_own,
     )
     os.close(theirs)
     said, until = b"", time.monotonic() + PATIENCE
@@ -88,6 +95,12 @@ def on_a_pty(
             process.kill()
             process.wait()
         os.close(ours)
+
+
+def _on_its_own() -> None:
+    """What a terminal does before it starts a shell."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which whoever runs the tests under nohup has ignored
 
 
 def environment(env: dict[str, str] | None) -> dict[str, str]:
@@ -162,6 +175,54 @@ except OSError as e:
     ended = on_a_pty(code)
     assert cursor_is_back(ended.said)
     assert ended.said.rindex("ec2emo: ") > ended.said.rindex("\x1b[?25h")
+
+
+def test_wherever_a_signal_ends_it_the_cursor_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    line, reached = 1, True
+    while reached:
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stdout", terminal)
+        reached = ended_at(line, lambda: view.follow([MOMENTS["running"]], log_lines=4))
+        said = terminal.getvalue()
+        assert said.rfind("\x1b[?25h") >= said.rfind("\x1b[?25l"), f"line {line}"
+        assert sys.stdout is terminal
+        line += 89  # which meets every part of a drawing, and is done in seconds
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def ended_at(line: int, call: Callable[[], object]) -> bool:
+    """Call it, and raise what a signal raises before the so manieth line of rich's own drawing. Whether so
+    many there were.
+    """
+    left = line
+
+    def traced(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if Path(frame.f_code.co_filename).name not in ("live.py", "live_render.py", "console.py"):
+            return None
+        if frame.f_code.co_name in ("split_and_crop_lines", "_render_buffer", "render"):
+            return None  # a thousand lines alike
+        if event == "line":
+            left -= 1
+            if left == 0:
+                raise SystemExit(128 + signal.SIGTERM)
+        return traced
+
+    before = sys.gettrace()
+    sys.settrace(traced)
+    try:
+        call()
+    except SystemExit:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
 
 
 def test_what_did_not_change_is_not_drawn_again() -> None:
