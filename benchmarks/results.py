@@ -144,7 +144,7 @@ def _plan(recipe: str, cap: int | None) -> tuple[int | None, dict[str, Any]]:
 
 def _train(job: Job, work: Path, threads: int) -> dict[str, Any]:
     """Train one run, or go on with one that was cut short, and say what came of it."""
-    run = RunDir(work / job.key)
+    run = RunDir(work / "runs" / job.key)
     _ask(run, job)
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
     env |= {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": "1"}

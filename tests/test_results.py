@@ -54,7 +54,7 @@ def test_a_training_is_run_once_and_judged_by_the_clips_that_chose_nothing(
         assert found.n + row["train"] + row["val"] == row["clips"] == 64  # type: ignore[operator]
         assert found.sure.speakers == len(row["by_speaker"]) == 4  # type: ignore[arg-type]
     assert (rows[0]["epochs"], rows[0]["capped"]) == (1, True)
-    assert not list((tmp_path / "work").iterdir())
+    assert not list((tmp_path / "work" / "runs").iterdir())
     monkeypatch.setattr(results, "_train", None)
     assert run(monkeypatch, tmp_path, *asked) == rows
     text = (tmp_path / "page.md").read_text()

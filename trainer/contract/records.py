@@ -67,6 +67,12 @@ class RunDir:
         """TensorBoard's event files."""
         return self.root / "tensorboard"
 
+    @property
+    def packs(self) -> Path | None:
+        """Beside `runs/`: each content that was trained on there, in one file. None elsewhere."""
+        above = self.root.parent
+        return above.parent / "packs" if above.name == "runs" else None
+
 
 @dataclass(frozen=True)
 class Spec:

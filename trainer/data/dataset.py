@@ -1,11 +1,12 @@
 """From clips to arrays: packed frames, the split, the normaliser, padding.
 
-Frames of all clips lie one after the other in the precision they were stored in, so that memory holds what
-the disk holds; only a batch is ever normalised and padded.
+Frames of all clips lie one after the other in the precision they were stored in, mapped from the disk where
+there is a pack; only a batch is ever normalised and padded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
@@ -17,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer import clips
-from trainer.clips import Clip, DataError, files, folds
+from trainer.clips import Clip, DataError, folds
+from trainer.data import pack
 from trainer.data.normaliser import LEAST_STD, Floats, Normaliser, Voice
 from trainer.data.preparation import Preparation
 
@@ -77,12 +79,12 @@ class Split:
         return self.test if len(self.test) else self.val
 
 
-def load(folder: Path, fingerprint: str) -> Packed:
-    """Every used clip of `folder`, packed.
+def load(folder: Path, fingerprint: str, packs: Path | None = None) -> Packed:
+    """Every used clip of `folder`; with `packs`, a folder, out of the pack that lies there or is made.
 
     Raises DataError when something about the data is fatal, or when its content is not `fingerprint`.
     """
-    report = clips.check(folder)
+    report = clips.check(folder, cache=packs and packs / f"{_named(folder)}.json")
     if report.fatal:
         raise DataError(report.fatal[0].text)
     if report.fingerprint != fingerprint:
@@ -92,11 +94,7 @@ def load(folder: Path, fingerprint: str) -> Packed:
             "bring that data back, or start another run"
         )
     classes = tuple(sorted(report.classes))
-    offsets = np.concatenate([[0], np.cumsum([c.frames for c in report.used])]).astype(np.intp)
-    dtype = np.result_type(*{np.dtype(c.dtype) for c in report.used})
-    frames = np.empty((int(offsets[-1]), report.dim), dtype)
-    for clip, start, end in zip(report.used, offsets, offsets[1:], strict=False):
-        frames[start:end] = _read(folder, clip)
+    frames, offsets = pack.frames_of(report, packs)
     labels = np.array([classes.index(c.label) for c in report.used], np.int32)
     return Packed(frames, offsets, labels, classes, report)
 
@@ -175,14 +173,9 @@ def order(n: int, seed: int, epoch: int) -> Indices:
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
-def _read(folder: Path, clip: clips.Clip) -> Floats:
-    try:
-        features = files.parse((folder / clip.path).read_bytes(), clip.path).features
-    except (OSError, files.NotAClip) as e:
-        raise DataError(f"{clip.path} changed while it was read ({e}); start again") from e
-    if features.shape != (clip.frames, clip.dim):
-        raise DataError(f"{clip.path} changed while it was read; start again")
-    return features
+def _named(folder: Path) -> str:
+    """What is remembered of a folder is kept under this name."""
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 
 def _sum(packed: Packed, train: Indices, of: Any) -> npt.NDArray[np.float64]:

@@ -29,7 +29,8 @@ class Voice:
 
     def normalise(self, sequence: Floats, frames: int, out: Floats32) -> None:
         """Write the first `frames` of a (T, dim) clip, T not 0, into the (≥ T, dim) rows of `out`."""
-        part = parts_of(len(sequence), len(self.mean))[:frames]
+        # One row serves all frames; several are picked for each.
+        part = parts_of(len(sequence), len(self.mean))[:frames] if len(self.mean) > 1 else slice(None)
         np.subtract(sequence[:frames], self.mean[part], out=out, dtype=np.float32)
         out /= self.std[part]
         out[~out.any(axis=1)] = NOT_PADDING

@@ -41,7 +41,7 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
         # Loading each best back traces a graph anew, which tensorflow's Python side warns of.
         tf.get_logger().setLevel("ERROR")
     recipe, params, asked = _recipe(spec, beginning)
-    packed, split = _data(spec, asked)
+    packed, split = _data(run, spec, asked)
     norm = dataset.normaliser(packed, split.train, asked)
     _say_data(log, packed, split, norm)
     for folder in (run.checkpoints, run.artifacts):
@@ -92,9 +92,9 @@ def _recipe(spec: Spec, beginning: Beginning) -> tuple[Recipe, Any, Preparation]
         raise RunFailed(str(e)) from e
 
 
-def _data(spec: Spec, asked: Preparation) -> tuple[Packed, Split]:
+def _data(run: RunDir, spec: Spec, asked: Preparation) -> tuple[Packed, Split]:
     try:
-        packed = dataset.load(Path(spec.data), spec.fingerprint)
+        packed = dataset.load(Path(spec.data), spec.fingerprint, run.packs)
         fold = (spec.fold, spec.folds) if spec.fold and spec.folds else None
         return packed, dataset.divide(packed, spec.split, spec.seed, asked, fold)
     except DataError as e:
