@@ -36,6 +36,7 @@ class Going:
     epochs: int
     begun: int
     told: bool = False  # Started was
+    bare: bool = True  # nothing at all was printed below its head
     whole: bool = False
     went_on: bool = False
     total: int | None = None  # steps of an epoch

@@ -48,8 +48,9 @@ class Fits:
 
     def murmur(self) -> None:
         """Something was printed that means nothing."""
-        if self._now and self._now.whole:
-            self._now.went_on = True
+        if self._now:
+            self._now.bare = False
+            self._now.went_on |= self._now.whole
 
     def first_update(self, update: bytes) -> None:
         """The first of a bar's updates on the way."""
@@ -132,7 +133,7 @@ class Fits:
             self._went_on()
             self._next(now, head.epoch)
             return
-        if now:
+        if now and not self._is_of_a_loop(now, head):
             self._end(now, next_one=True)
         self._begin(head.epoch, head.epochs)
 
@@ -144,10 +145,14 @@ class Fits:
         bar = going(now.open)
         return bar is not None and bar.total is not None and bar.step >= NEARLY_DONE * bar.total
 
+    def _is_of_a_loop(self, now: Going, head: Header | None) -> bool:
+        """Whether the last head is of a program that calls fit() again and again, and counts that."""
+        if now.told or self.endings.error:
+            return False
+        return now.bare or head is None or head.epochs != now.epochs
+
     def _begin(self, epoch: int, epochs: int) -> None:
         self._now = Going(len(self.done) + 1, epoch, epochs, epoch)
-        if self._known:
-            self._tell()
 
     def _tell(self) -> None:
         now = self._now
@@ -305,8 +310,9 @@ class Fits:
         self._known = True
         if self._loose:
             self._claim(None)
-        if self._now:
+        if self._now and not self._is_of_a_loop(self._now, None):
             self._end(self._now, next_one=True)
+        self._now = None
 
     def _text(self, text: Text) -> None:
         self.endings.read(text.text)
@@ -347,7 +353,7 @@ class Fits:
     def _is_last_word(self, now: Going, bar: Bar) -> bool:
         if not bar.metrics:
             return not self.endings.error
-        return bar.sure or not now.scored
+        return bar.sure or now.blank or not now.scored
 
     def _how(self, now: Going, next_one: bool) -> Ended | None:
         """None where the log does not say."""

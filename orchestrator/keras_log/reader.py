@@ -91,9 +91,11 @@ class Reader:
             if updates:
                 yield from self._pass(block[begin:at], _last(updates[0]))
                 at = updates.end()
+            elif begin == at:
+                pass  # breaks alone mean nothing
             elif self._is_dull(block, begin, min(at, begin + LONGEST)):
                 self._fits.murmur()
-            elif begin < at:
+            else:
                 yield from self._look(block[begin : min(at, begin + LONGEST)])
 
     def _pass(self, first: bytes, last: bytes) -> Iterator[AnyEvent]:
