@@ -129,9 +129,9 @@ _BARS = re.compile(
 )
 _TOTAL = re.compile(rb"\d/(\d{1,18})(?!\d)")
 _PLAIN_LINE = re.compile(rf"(?:- |){_TIME.format('took')}(?: {_PACE})?(?= - )")
-_METRIC = re.compile(rf"\s?- (?P<name>[^\s:][^:]{{0,99}}?): ?(?P<value>{_NUMBER})(?=\s*\Z| - )")
+_METRIC = re.compile(rf"\s?- (?P<name>[^\s:](?:(?! - )[^:]){{0,99}}?): ?(?P<value>{_NUMBER})(?=\s*\Z| - )")
 _GLUED = re.compile(
-    r"\s?- (?P<name>[^\s:][^:]{0,99}?): (?P<value>-?\d+\.\d{4}(?:e[-+]\d\d)?|nan|inf)"
+    r"\s?- (?P<name>[^\s:](?:(?! - )[^:]){0,99}?): (?P<value>-?\d+\.\d{4}(?:e[-+]\d\d)?|nan|inf)"
     r"(?:(?![\d.])|(?=20\d\d-))"
 )
 _WHOLE_NUMBER = re.compile(r"-?\d+\.\d{4}(?:e[-+]\d\d)?|-?inf|nan")
@@ -267,7 +267,7 @@ def _line(text: str, indent: int, ended: bool) -> Bar | None:
     if match is None:
         return None
     tail = _tail(text[match.end() :], ended)
-    if not any("loss" in name for name in tail.metrics):
+    if tail.glued or not any("loss" in name for name in tail.metrics):
         return None
     seconds = _time(match, "took") if tail.seconds is None else tail.seconds
     return Bar(0, None, True, False, True, tail.metrics, tail.lr, seconds, tail.strict, indent)
