@@ -36,6 +36,7 @@ class Going:
     epochs: int
     begun: int
     told: bool = False  # Started was
+    bare: bool = True  # nothing at all was printed below its head
     whole: bool = False
     went_on: bool = False
     total: int | None = None  # steps of an epoch
@@ -54,9 +55,16 @@ class Going:
         """Whether all that was asked for is done."""
         return self.whole and self.begun == self.epochs
 
+    @property
+    def steps(self) -> int | None:
+        """Of an epoch, by the one before or by its first update, which may be of an evaluation."""
+        return self.last.total if self.last and self.last.total is not None else self.total
+
 
 def results(bars: list[Bar], *, certain: bool) -> list[Bar]:
     """Those that end epochs: all with validation; without any, those of verbose 2 and a repeated bar."""
+    if len(bars) > 1 and bars[0].total is None and bars[1].total is not None:
+        bars = bars[1:]  # the end of an update, as a cut head leaves it, looks like a line of Keras 1
     scored = [bar for bar in bars if bar.scored]
     if scored:
         return scored

@@ -32,6 +32,7 @@ class Fits:
         self._loose: tuple[Bar | Message | bytes, ...] = ()  # before any head
         self._indent: int | None = None  # of the first head; what is indented otherwise is quoted
         self._known = False  # Keras itself was heard
+        self._announced = False  # a fit was, which prints no head where it is asked for one epoch
         self._strangers = False  # heads were of another program
         self._out: list[AnyEvent] = []
 
@@ -48,8 +49,9 @@ class Fits:
 
     def murmur(self) -> None:
         """Something was printed that means nothing."""
-        if self._now and self._now.whole:
-            self._now.went_on = True
+        if self._now:
+            self._now.bare = False
+            self._now.went_on |= self._now.whole
 
     def first_update(self, update: bytes) -> None:
         """The first of a bar's updates on the way."""
@@ -60,6 +62,7 @@ class Fits:
         """The last of them."""
         if measures(update):
             self._known = True
+            self._begin_announced()
             if self._now:
                 self._tell()
                 self._now.open = update
@@ -132,22 +135,33 @@ class Fits:
             self._went_on()
             self._next(now, head.epoch)
             return
-        if now:
+        if now and not self._is_of_a_loop(now, head):
             self._end(now, next_one=True)
         self._begin(head.epoch, head.epochs)
 
     def _is_of_validation(self, now: Going, head: Header) -> bool:
-        """TensorFlow 1.14 and 1.15 print the head once more above the bar of an epoch's validation."""
-        same = head.epoch == now.begun and head.epochs == now.epochs
-        if not same or now.whole or now.open is None or self.endings.error:
+        """TensorFlow 1.14 and 1.15 print a head above the bar of an epoch's validation: the same once more,
+        or that of the first epoch, glued to the last update.
+        """
+        again = head.epoch == now.begun or (head.epoch == 1 and head.indent is None)
+        if not again or head.epochs != now.epochs or now.whole or now.open is None or self.endings.error:
             return False
         bar = going(now.open)
         return bar is not None and bar.total is not None and bar.step >= NEARLY_DONE * bar.total
 
+    def _is_of_a_loop(self, now: Going, head: Header | None) -> bool:
+        """Whether the last head is of a program that calls fit() again and again, and counts that."""
+        if now.told or self.endings.error:
+            return False
+        return now.bare or head is None or head.epochs != now.epochs
+
+    def _begin_announced(self) -> None:
+        if self._announced and self._now is None:
+            self._begin(1, 1)
+
     def _begin(self, epoch: int, epochs: int) -> None:
+        self._announced = False
         self._now = Going(len(self.done) + 1, epoch, epochs, epoch)
-        if self._known:
-            self._tell()
 
     def _tell(self) -> None:
         now = self._now
@@ -177,7 +191,8 @@ class Fits:
             self._bare(now, bar)
             return
         self._known = True
-        if now is None:
+        self._begin_announced()
+        if (now := self._now) is None:
             self._keep(bar)
             return
         self._tell()
@@ -202,7 +217,7 @@ class Fits:
         """All steps of something are done: of the epoch, or of an evaluation by a callback."""
         if bar.line or bar.scored:
             self._finish(now, bar)
-        elif now.total not in (None, bar.total):
+        elif now.steps not in (None, bar.total):
             return
         elif now.blank and not now.scored:
             self._finish(now, bar)
@@ -302,11 +317,12 @@ class Fits:
         self._emit(Note(0.0, message.text, "warning" if message.kind == "invalid" else "info"))
 
     def _fresh(self) -> None:
-        self._known = True
+        self._known = self._announced = True
         if self._loose:
             self._claim(None)
-        if self._now:
+        if self._now and not self._is_of_a_loop(self._now, None):
             self._end(self._now, next_one=True)
+        self._now = None
 
     def _text(self, text: Text) -> None:
         self.endings.read(text.text)
@@ -347,7 +363,7 @@ class Fits:
     def _is_last_word(self, now: Going, bar: Bar) -> bool:
         if not bar.metrics:
             return not self.endings.error
-        return bar.sure or not now.scored
+        return bar.sure or now.blank or not now.scored
 
     def _how(self, now: Going, next_one: bool) -> Ended | None:
         """None where the log does not say."""

@@ -88,15 +88,30 @@ class Text:
 Mark = Header | Bar | Message | Fresh | Text
 
 _CSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
-# What others put before each line: the time, a rank of MPI, a container, a host.
-_PREFIX = re.compile(
-    r"(?:\[\d+,\d+\]<std(?:out|err)>:"
-    r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?\]?"
-    r"(?: std(?:out|err) [FP])?(?=\s)"
-    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?: \S+ [\w./-]+(?:\[\d+\])?:)?(?=\s)"
-    r"|[\w.-]{1,60} +\|(?=\s)"
-    r"|\((?:\w+ )?pid=\d+\)(?=\s))[ \t]?"
+# What others put before each line, one or several of: a level, a time, where it comes from.
+_DATE = (
+    r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?\]?"
+    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)?"
+    r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?"
 )
+_SOURCE = (
+    r"\[\d+,\d+\]<std(?:out|err)>:"  # MPI
+    r"|std(?:out|err) [FP](?=\s)"  # Kubernetes, as containers' logs lie on its nodes
+    r"|\[pod/[^\]\s]+\](?=\s)"
+    r"|\((?:\w+ )?pid=\d+(?:, ip=[\d.]+)?\)(?=\s)"  # Ray
+    r"|[\w.-]{1,60} +\|(?=\s)"  # Docker Compose
+    r"|[\w.-]+ [\w./-]+\[\d+\]:(?=\s)"  # syslog: a host, a program
+    r"|(?:master|worker|chief|ps)-replica-\d+(?=\s)"
+    r"|(?=\S*[A-Za-z])[\w.-]+/[\w./$\[\]-]+(?=\s)"  # a stream of CloudWatch
+)
+_LEVEL = r"[-:|]? ?\[?(?:DEBUG|INFO|WARNING|ERROR)\]?(?: ?[-:|])?(?=\s)"
+_PREFIX = re.compile(
+    rf"(?:(?:{_LEVEL})\s+)?"
+    rf"(?:(?:{_SOURCE})(?:[ \t]?(?:{_DATE})(?=\s))?|(?:{_DATE})(?=\s)(?:[ \t]+(?:{_SOURCE}|{_LEVEL}))?)"
+    r"(?:\t+|[ ]?)"
+)
+# A bar of tqdm, which leaves its line open for whoever prints next.
+_TQDM = re.compile(r"[^\[\]]{0,200}\[\d\d:\d\d(?::\d\d)?[<,][^\]]{0,200}(?:/s|s/)[^\]]{0,200}\]\s*")
 _HEADER = re.compile(r"Epoch (\d{1,9})/(\d{1,9})")
 _HEADER_AT_END = re.compile(r"Epoch (\d{1,9})/(\d{1,9})\s*\Z")
 
@@ -114,9 +129,9 @@ _BARS = re.compile(
 )
 _TOTAL = re.compile(rb"\d/(\d{1,18})(?!\d)")
 _PLAIN_LINE = re.compile(rf"(?:- |){_TIME.format('took')}(?: {_PACE})?(?= - )")
-_METRIC = re.compile(rf"\s?- (?P<name>[^\s:][^:]{{0,99}}?): ?(?P<value>{_NUMBER})(?=\s*\Z| - )")
+_METRIC = re.compile(rf"\s?- (?P<name>[^\s:](?:(?! - )[^:]){{0,99}}?): ?(?P<value>{_NUMBER})(?=\s*\Z| - )")
 _GLUED = re.compile(
-    r"\s?- (?P<name>[^\s:][^:]{0,99}?): (?P<value>-?\d+\.\d{4}(?:e[-+]\d\d)?|nan|inf)"
+    r"\s?- (?P<name>[^\s:](?:(?! - )[^:]){0,99}?): (?P<value>-?\d+\.\d{4}(?:e[-+]\d\d)?|nan|inf)"
     r"(?:(?![\d.])|(?=20\d\d-))"
 )
 _WHOLE_NUMBER = re.compile(r"-?\d+\.\d{4}(?:e[-+]\d\d)?|-?inf|nan")
@@ -173,6 +188,8 @@ def parse(raw: bytes, *, ended: bool = True) -> list[Mark]:
     header = _HEADER.match(bare)
     if header and header.end() == len(bare):
         return [_header(header, indent)]
+    if (others := _TQDM.match(bare)) and (header := _HEADER.fullmatch(bare, others.end())):
+        return [_header(header, None)]
     if header:
         more = _bars(bare[header.end() :].lstrip(), indent, ended)
         return [_header(header, indent), *more] if more else [Text(text)]
@@ -250,7 +267,7 @@ def _line(text: str, indent: int, ended: bool) -> Bar | None:
     if match is None:
         return None
     tail = _tail(text[match.end() :], ended)
-    if not any("loss" in name for name in tail.metrics):
+    if tail.glued or not any("loss" in name for name in tail.metrics):
         return None
     seconds = _time(match, "took") if tail.seconds is None else tail.seconds
     return Bar(0, None, True, False, True, tail.metrics, tail.lr, seconds, tail.strict, indent)

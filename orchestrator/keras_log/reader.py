@@ -27,11 +27,9 @@ _UPDATES = re.compile(
 _SEGMENT = re.compile(rb"[\r\n\x08]*+([^\r\n\x08]*+)")
 _BEGIN_OF_AN_UPDATE = frozenset(b" \x1b0123456789")
 # What any line has that means something here; the second begins with what few words contain.
-_BEGINS = re.compile(
-    rb"[ -]*+\d++s - |learning rate|slurmstepd|terminate called|nohup: |zsh: |\d+ +[Kk]illed"
-)
+_BEGINS = re.compile(rb"learning rate|slurmstepd|terminate called|nohup: |zsh: |\d+ +[Kk]illed")
 _HOLDS = re.compile(
-    rb"/(?:\d|Unknown|None|\?)|E(?:poch |xception|rror)|Learning rate|Restoring model|Invalid loss"
+    rb"/(?:\d|Unknown|None|\?)|\ds - |E(?:poch |xception|rror)|Learning rate|Restoring model|Invalid loss"
     rb"|Train (?:on|for) |-{10}|Traceback|Killed|Terminated|Segmentation|Aborted|Bus error|Floating point"
     rb"|Hangup|Check failed|Fatal Python|: (?:can't open|error: |command not|No such|line \d)|\] .*illed"
 )
@@ -91,9 +89,11 @@ class Reader:
             if updates:
                 yield from self._pass(block[begin:at], _last(updates[0]))
                 at = updates.end()
+            elif begin == at:
+                pass  # breaks alone mean nothing
             elif self._is_dull(block, begin, min(at, begin + LONGEST)):
                 self._fits.murmur()
-            elif begin < at:
+            else:
                 yield from self._look(block[begin : min(at, begin + LONGEST)])
 
     def _pass(self, first: bytes, last: bytes) -> Iterator[AnyEvent]:

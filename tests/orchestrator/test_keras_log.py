@@ -127,6 +127,17 @@ LAST = "".join(f"Epoch {e}/3\n{last(20, 0.5 + e / 100)}" for e in (1, 2, 3))
         pytest.param(each_line(LAST, "2020-08-11T09:58:34.837Z "), id="dated"),
         pytest.param(each_line(LAST, "trainer_1  | "), id="of a container"),
         pytest.param(each_line(LAST, "[1,0]<stdout>:"), id="of MPI"),
+        pytest.param(each_line(LAST, "[2020-08-11T09:58:34.837Z] "), id="dated in brackets"),
+        pytest.param(each_line(LAST, "2020-08-11T09:58:34+0200 gpu1 python3[77]: "), id="of journald"),
+        pytest.param(each_line(LAST, "Aug 11 09:58:34 gpu1 train.sh[77]: "), id="of syslog"),
+        pytest.param(each_line(LAST, "2020-08-11T09:58:34.8Z stdout F "), id="of Kubernetes"),
+        pytest.param(each_line(LAST, "[pod/train-x/main] 2020-08-11T09:58:34.8Z "), id="of kubectl"),
+        pytest.param(each_line(LAST, "trainer-1  | 2024-01-05T10:00:00.1Z "), id="of Compose, dated"),
+        pytest.param(each_line(LAST, "(train_fn pid=77, ip=10.0.0.3) "), id="of Ray"),
+        pytest.param(each_line(LAST, "2020-08-11T09:58:34.8+00:00 mnist/algo-1-159 "), id="of CloudWatch"),
+        pytest.param(each_line(LAST, "INFO\t2020-08-11 09:58:34 -0800\tmaster-replica-0\t\t"), id="of GCP"),
+        pytest.param(each_line(LAST, "2020-08-11 09:58:34,837 INFO "), id="of logging"),
+        pytest.param(each_line(LAST, "09:58:34 "), id="with the time of day"),
         pytest.param(each_line(LAST, "    "), id="indented"),
         pytest.param(LAST.replace(" - val_loss", "\n - val_loss").encode(), id="wrapped at a dash"),
         pytest.param(LAST.replace("val_acc", "val_\nacc").encode(), id="wrapped in a word"),
@@ -204,6 +215,7 @@ def test_the_head_above_a_validation_is_no_new_fit() -> None:
         for e in (1, 2)
     )
     assert epochs(text) == [[1, 2]]
+    assert epochs(text.replace("0.3000Epoch 2/2", "0.3000Epoch 1/2")) == [[1, 2]]
 
 
 def test_a_log_without_heads_is_counted() -> None:
@@ -215,6 +227,14 @@ def test_what_a_cut_head_leaves_is_numbered_by_the_next_head() -> None:
     text = "uracy: 0.9999\n" + last(20, 0.5) + "Epoch 35/50\n" + last(20, 0.6)
     assert epochs(text) == [[34, 35]]
     assert fits(text)[0].epochs == 50
+
+
+def test_the_end_of_an_update_that_a_cut_head_leaves_is_no_line_of_keras_1() -> None:
+    cut = "0s - loss: 0.9999 - accuracy: 0.9999\r20/20 [=====] - 3s 2ms/step - loss: 0.5 - accuracy: 0.6\n"
+    assert [p.metrics["loss"] for p in fits(cut + "Epoch 2/2\n")[0].progress.points] == [0.5]
+    assert epochs("0s - loss: 0.9999 - accuracy: 0.9999Traceback (most recent call last):\n") == []
+    last_words = " 1s - 65ms/step - accuracy: 0.3 - loss: 1.5 - val_accuracy: 0.2\n"
+    assert set(fits(last_words)[0].progress.points[0].metrics) == {"accuracy", "loss", "val_accuracy"}
 
 
 def test_of_a_cut_tail_nothing_is_believed_that_may_be_half() -> None:
@@ -242,6 +262,53 @@ def test_the_last_update_of_keras_3_is_not_an_epoch_of_its_own() -> None:
     killed_in_validation = text.rpartition("\n\x1b[1m20/20")[0]
     (fit,) = fits(killed_in_validation)
     assert (fit.begun, fit.whole, len(fit.progress.points)) == (2, False, 1)
+
+
+def test_a_dated_line_of_keras_1_is_an_epoch() -> None:
+    said = "\n".join(f"Epoch {e}/2\n{e}s - loss: 1.5 - acc: 0.2 - val_acc: 0.{e}000" for e in (1, 2))
+    assert scores(each_line(said, "2020-08-11 09:58:34 ")) == [0.1, 0.2]
+
+
+def test_heads_of_a_loop_around_fit_are_no_fits() -> None:
+    def loop(between: str) -> str:
+        return "".join(f"Epoch {i}/3\n{between}{log(2)}" for i in (1, 2, 3))
+
+    for between in ("", "loading piece 7\n", "Train on 160 samples, validate on 48 samples\n"):
+        assert epochs(loop(between)) == [[1, 2]] * 3
+    killed = log(2) + "Epoch 1/50\nKilled\n" + log(2)
+    assert [(f.epochs, f.begun, f.whole) for f in fits(killed)] == [
+        (2, 2, True),
+        (50, 1, False),
+        (2, 2, True),
+    ]
+
+
+def test_a_head_glued_to_a_bar_of_tqdm_is_one() -> None:
+    bar = "fold:  33%|###       | 1/3 [00:01<00:02,  1.10s/it]"
+    assert epochs("".join(f"\r{bar}{log(2)}" for _ in range(3))) == [[1, 2]] * 3
+    assert epochs("100%|###| 32/32 [00:05<00:00,  6.10it/s]Epoch 1/3: 0%|   | 0/32 [00:00<?, ?it/s]\n") == []
+
+
+def test_a_fit_of_one_epoch_that_prints_no_head_counts_and_what_evaluates_it_does_not() -> None:
+    one = "Train on 160 samples\n160/160 - 0s - loss: 1.5000 - accuracy: 0.3000\n"
+    evaluated = "48/48 - 0s - loss: 1.4000 - accuracy: 0.4000\n"
+    found = fits((one + evaluated) * 3)
+    assert [(f.epochs, [p.metrics["loss"] for p in f.progress.points]) for f in found] == [(1, [1.5])] * 3
+
+
+def test_epochs_without_validation_among_others_count() -> None:
+    text = "".join(
+        f"Epoch {e}/3\n{keras_3(5, 20, '2s', 0.5)}{keras_3(20, 20, '0s', 0.5, validation=e == 2)}"
+        for e in (1, 2, 3)
+    )
+    assert scores(text) == [None, 0.5, None]
+
+
+def test_an_evaluation_below_lines_of_verbose_2_is_not_an_epoch() -> None:
+    first, second = (f"Epoch {e}/2\n20/20 - 3s - loss: 0.5000 - val_accuracy: 0.{e}000\n" for e in (1, 2))
+    evaluated = " 1/4 [==>...] - ETA: 0s - loss: 0.1000\r4/4 [=====] - 0s 1ms/step - loss: 0.1000\n"
+    assert scores(first + "Epoch 2/2\n" + evaluated) == [0.1]
+    assert scores(first + second.replace("20/20", evaluated + "20/20")) == [0.1, 0.2]
 
 
 def test_an_epoch_whose_steps_were_unknown_counts() -> None:
