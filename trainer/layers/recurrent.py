@@ -1,14 +1,14 @@
 """The LSTM of both directions, computed faster than Keras does on a processor, with the same result.
 
-Keras multiplies every frame with the input kernel inside the loop over frames, differentiates that loop step
-by step, and runs one loop after the other. Here the loop holds what depends on the frame before, and nothing
-else (as in Appleyard, Kociský and Blunsom, https://arxiv.org/abs/1604.01946):
+Keras multiplies every frame with the input kernel inside the loop over frames, padding too, and derives that
+loop step by step. Here the loop holds what depends on the frame before, and nothing else (as in Appleyard,
+Kočiský and Blunsom, https://arxiv.org/abs/1604.01946):
 
-* one product for the inputs of all real frames, all gates and both directions, before the loop;
-* both directions in one loop, which XLA compiles for `BLOCK` frames at a time, so that clips of any length
-  run without another compilation;
-* a backward loop written by hand, which yields the gradients of the gates; the weights' gradients are single
-  products after it.
+* one product for the inputs of all real frames and all gates, before the loop;
+* the loop compiled by XLA, for `BLOCK` frames at a time, so that clips of any length run without another
+  compilation; the loops of the two directions do not wait for each other, so they take a core each;
+* a backward loop written by hand, which yields the gradients of the gates; the weights' gradients are
+  products after it, over all frames at once.
 """
 
 from __future__ import annotations
@@ -38,14 +38,10 @@ class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
 
     def __init__(self, layer: Any, **kwargs: Any) -> None:
         super().__init__(layer, **kwargs)
-        for one in self._directions:
+        for one in (self.forward_layer, self.backward_layer):
             _refuse_others(one)
         if self.merge_mode != "concat" or not self.backward_layer.go_backwards:
             raise ValueError("the directions of this layer are concatenated, forward first")
-
-    @property
-    def _directions(self) -> tuple[Any, Any]:
-        return self.forward_layer, self.backward_layer
 
     def call(
         self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None
@@ -55,7 +51,17 @@ class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
         """
         if initial_state is not None:
             raise ValueError("this layer starts from zeros")
-        return _run(self._directions, sequences, mask, bool(training), self.return_sequences)
+        directions = (self.forward_layer, self.backward_layer)
+        dropped = bool(training) and any(one.dropout for one in directions)
+        frames = _Frames.of(sequences, mask, packed=mask is not None and not dropped)
+        rows = frames.pack(sequences)
+        found = [_states(one, frames, sequences, rows, bool(training)) for one in directions]
+        if not self.return_sequences:
+            return tf.concat([states[-1] for states in found], axis=-1)
+        sides = [
+            frames.in_time(states, one.go_backwards) for states, one in zip(found, directions, strict=True)
+        ]
+        return without_padding(tf.transpose(tf.concat(sides, axis=-1), (1, 0, 2)), mask)
 
 
 def _refuse_others(layer: Any) -> None:
@@ -69,116 +75,31 @@ def _refuse_others(layer: Any) -> None:
         raise ValueError("this layer neither keeps nor returns states")
 
 
-def _run(directions: Sequence[Any], x: Any, mask: Any, training: bool, return_sequences: bool) -> Any:
-    """What the LSTMs in `directions` make of `x`, side by side."""
-    inputs, hidden = _dropout_masks(directions, x, training)
-    packed = mask is not None and inputs is None
-    real = tf.ones(tf.shape(x)[:2], tf.bool) if mask is None else tf.cast(mask, tf.bool)
-    steps = _Steps.of(directions, real, packed)
-    rows = _project_frames(directions, steps.real(x)) if packed else _project_clips(directions, x, inputs)
-    kernel = tf.stack(_weights(directions, "recurrent_kernel"))
-    states = _recurrence(rows, kernel, hidden, steps.source, steps.target, steps.keep)
-    if not return_sequences:
-        return tf.concat(tf.unstack(states[-1], len(directions)), axis=-1)
-    return without_padding(steps.in_time(states), mask)
-
-
-def _weights(directions: Sequence[Any], name: str) -> list[Any]:
-    """Of every direction, in the precision that the layer computes in."""
-    return [tf.convert_to_tensor(getattr(one.cell, name)) for one in directions]
-
-
-def _dropout_masks(directions: Sequence[Any], x: Any, training: bool) -> tuple[Any, Any]:
-    """Of the inputs (directions, gates or 1, batch, dim) and of the states (directions, gates, batch, units),
-    each drawn once and constant over time; None where nothing is dropped. Drawn as Keras' cells draw them.
-    """
-    if not training:
-        return None, None
-    found: tuple[list[Any], list[Any]] = [], []
-    for one in directions:
-        cell = one.cell
-        state = tf.zeros((tf.shape(x)[0], cell.units), x.dtype)
-        for made, drawn in zip(
-            found, (cell.get_dropout_mask(x[:, 0, :]), cell.get_recurrent_dropout_mask(state)), strict=True
-        ):
-            if drawn is not None:
-                made.append(tf.stack(drawn) if isinstance(drawn, list) else drawn[None])
-        cell.reset_dropout_mask()
-        cell.reset_recurrent_dropout_mask()
-    inputs, hidden = (tf.stack(made) if made else None for made in found)
-    return inputs, hidden
-
-
-def _project_frames(directions: Sequence[Any], frames: Any) -> Any:
-    """(n, dim) to (n * directions, 4 * units): the share of the input in every gate."""
-    kernel = tf.concat(_weights(directions, "kernel"), axis=1)
-    bias = tf.concat(_weights(directions, "bias"), axis=0)
-    return tf.reshape(tf.matmul(frames, kernel) + bias, (-1, kernel.shape[1] // len(directions)))
-
-
-def _project_clips(directions: Sequence[Any], x: Any, masks: Any) -> Any:
-    """The same of (batch, frames, dim), with dropped inputs.
-
-    Each clip has one mask for all its frames, so not the frames are multiplied with it but the kernel: one
-    product for all gates, where masked frames would need one for each.
-    """
-    if masks is None:
-        return _project_frames(directions, tf.reshape(x, (-1, x.shape[-1])))
-    dim, columns = directions[0].cell.kernel.shape
-    kernel = tf.reshape(tf.stack(_weights(directions, "kernel"), axis=1), (dim, len(directions), _GATES, -1))
-    bias = tf.concat(_weights(directions, "bias"), axis=0)
-    each = kernel * tf.transpose(masks, (2, 3, 0, 1))[..., None]
-    product = tf.matmul(x, tf.reshape(each, (-1, dim, len(directions) * columns)))
-    return tf.reshape(product + bias, (-1, columns))
-
-
 @dataclass(frozen=True)
-class _Steps:
-    """Which frame is computed when: at step s one direction is at frame s, the other at the last but s.
+class _Frames:
+    """Which frames of a batch are real, and where each is among those that are multiplied with the kernel.
 
-    Steps are rounded up to whole blocks. `source` (steps, directions, batch) is the row of the projection
-    that a step takes, `target` (rows,) the step that a row is for, `keep` whether there is a real frame:
-    where there is none, the state stays as it is. `rows` (batch, frames) is the place of a frame among all
-    that are projected.
+    `packed` are real frames alone. `rows` (batch, frames) is the place of a frame, in the padding any place.
     """
 
-    backwards: tuple[bool, ...]
     mask: Any
     rows: Any
-    source: Any
-    target: Any
-    keep: Any
+    packed: bool
 
     @classmethod
-    def of(cls, directions: Sequence[Any], mask: Any, packed: bool) -> _Steps:
-        """`packed` is whether real frames alone are projected. `mask` (batch, frames)."""
-        backwards = tuple(bool(one.go_backwards) for one in directions)
-        batch, frames = tf.unstack(tf.shape(mask))
+    def of(cls, x: Any, mask: Any, packed: bool) -> _Frames:
+        """`mask` (batch, frames), or None where all are real."""
+        shape = tf.shape(x)[:2]
+        mask = tf.ones(shape, tf.bool) if mask is None else tf.cast(mask, tf.bool)
         if packed:
             counted = tf.cumsum(tf.reshape(tf.cast(mask, tf.int32), (-1,))) - 1
-            rows = tf.reshape(tf.maximum(counted, 0), (batch, frames))
-        else:
-            rows = tf.reshape(tf.range(batch * frames), (batch, frames))
-        sides = range(len(backwards))
-        source = [_ordered(rows * len(backwards) + side, backwards[side]) for side in sides]
-        keep = [_ordered(mask, back) for back in backwards]
-        steps = [tf.range(frames)[::-1] if back else tf.range(frames) for back in backwards]
-        places = [(steps[side] * len(backwards) + side) * batch + tf.range(batch)[:, None] for side in sides]
-        target = tf.stack(places, axis=-1)
-        if packed:
-            target = tf.boolean_mask(target, mask)
-        more = [[0, -frames % BLOCK], [0, 0], [0, 0]]
-        return cls(
-            backwards,
-            mask,
-            rows,
-            tf.pad(tf.stack(source, axis=1), more),
-            tf.reshape(target, (-1,)),
-            tf.pad(tf.stack(keep, axis=1), more),
-        )
+            return cls(mask, tf.reshape(tf.maximum(counted, 0), shape), packed)
+        return cls(mask, tf.reshape(tf.range(shape[0] * shape[1]), shape), packed)
 
-    def real(self, x: Any) -> Any:
-        """(batch, frames, dim) to the real frames alone, (n, dim)."""
+    def pack(self, x: Any) -> Any:
+        """(batch, frames, any) to (rows, any)."""
+        if not self.packed:
+            return tf.reshape(x, (-1, *x.shape[2:]))
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def pack(x: Any) -> tuple[Any, Callable[[Any], Any]]:
@@ -189,35 +110,75 @@ class _Steps:
 
         return pack(x)
 
-    def in_time(self, states: Any) -> Any:
-        """(steps, directions, batch, units) to (batch, frames, directions * units), as the clip runs."""
+    def steps(self, backwards: bool) -> tuple[Any, Any, Any]:
+        """When each is computed, in one direction: the row of a step and whether it is a real frame, both
+        (steps, batch) for whole blocks of steps; and (rows,) the place of a row among all steps.
+        """
+        batch, frames = tf.unstack(tf.shape(self.rows))
+        order = tf.range(frames)[::-1] if backwards else tf.range(frames)
+        places = order * batch + tf.range(batch)[:, None]
+        places = tf.boolean_mask(places, self.mask) if self.packed else tf.reshape(places, (-1,))
+        found = [tf.gather(tf.transpose(x), order) for x in (self.rows, self.mask)]
+        return *(tf.pad(x, [[0, -frames % BLOCK], [0, 0]]) for x in found), places
+
+    def in_time(self, states: Any, backwards: bool) -> Any:
+        """(steps, batch, units) to (frames, batch, units), as the clip runs."""
         states = states[: tf.shape(self.rows)[1]]
-        sides = [
-            tf.reverse(states[:, i], [0]) if back else states[:, i] for i, back in enumerate(self.backwards)
-        ]
-        return tf.transpose(tf.concat(sides, axis=-1), (1, 0, 2))
+        return tf.reverse(states, [0]) if backwards else states
 
 
-def _ordered(values: Any, backwards: bool) -> Any:
-    """(batch, frames) to (steps, batch)."""
-    values = tf.transpose(values)
-    return tf.reverse(values, [0]) if backwards else values
+def _states(lstm: Any, frames: _Frames, x: Any, rows: Any, training: bool) -> Any:
+    """Of one direction after every step: (steps, batch, units)."""
+    inputs, hidden = _dropout_masks(lstm.cell, x, training)
+    kernel, recurrent, bias = (
+        tf.convert_to_tensor(w) for w in (lstm.cell.kernel, lstm.cell.recurrent_kernel, lstm.cell.bias)
+    )
+    product = tf.matmul(rows, kernel) if inputs is None else _with_dropped_inputs(x, kernel, inputs)
+    return _recurrence(product + bias, recurrent, hidden, *frames.steps(lstm.go_backwards))
+
+
+def _dropout_masks(cell: Any, x: Any, training: bool) -> tuple[Any, Any]:
+    """Of the inputs (gates or 1, batch, dim) and of the states (gates, batch, units), constant over time;
+    None where nothing is dropped. Drawn as Keras' cells draw them, from the same seeds.
+    """
+    state = tf.zeros((tf.shape(x)[0], cell.units), x.dtype)
+    if not training:
+        # Ones where there could be others, so that what was compiled to train is used to predict too.
+        return None, tf.ones(
+            (_GATES, *tf.unstack(tf.shape(state))), x.dtype
+        ) if cell.recurrent_dropout else None
+    drawn = (cell.get_dropout_mask(x[:, 0, :]), cell.get_recurrent_dropout_mask(state))
+    cell.reset_dropout_mask()
+    cell.reset_recurrent_dropout_mask()
+    inputs, hidden = (tf.stack(m) if isinstance(m, list) else m if m is None else m[None] for m in drawn)
+    return inputs, hidden
+
+
+def _with_dropped_inputs(x: Any, kernel: Any, masks: Any) -> Any:
+    """The product of (batch, frames, dim) with the kernel, (batch * frames, 4 * units).
+
+    A clip has one mask for all its frames, so not they are multiplied with it but the kernel: that is one
+    product for all gates, where masked frames would need one for each.
+    """
+    dim, columns = kernel.shape
+    by_gate = tf.reshape(kernel, (dim, _GATES, columns // _GATES))
+    each = tf.transpose(masks, (1, 2, 0))[..., None] * by_gate
+    return tf.reshape(tf.matmul(x, tf.reshape(each, (-1, dim, columns))), (-1, columns))
 
 
 # A function of its own, for where there is no other around it: what XLA compiles has no gradient by itself.
 @tf.function  # type: ignore[untyped-decorator]
-def _recurrence(rows: Any, kernel: Any, masks: Any, source: Any, target: Any, keep: Any) -> Any:
-    """The states after every step, (steps, directions, batch, units).
+def _recurrence(rows: Any, kernel: Any, masks: Any, source: Any, keep: Any, places: Any) -> Any:
+    """The states after every step, (steps, batch, units).
 
-    `rows` is the input's share, `kernel` (directions, units, 4 * units); `masks` (directions, 4, batch,
-    units) what is left of the states for each gate, or None; the others are of `_Steps`.
+    `rows` (rows, 4 * units) is the input's share, `kernel` (units, 4 * units); `masks` (4, batch, units) what
+    is left of the states for each gate, or None; the others are of `_Frames.steps`.
     """
-    batch = tf.shape(keep)[2]
-    count, units = kernel.shape[:2]
+    batch, units = tf.shape(keep)[1], kernel.shape[0]
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def run(rows: Any, kernel: Any) -> tuple[Any, Callable[[Any], tuple[Any, Any]]]:
-        zeros = tf.zeros((count, batch, units), rows.dtype)
+        zeros = tf.zeros((batch, units), rows.dtype)
 
         def forward(carried: Any, source: Any, keep: Any) -> Any:
             return _forward_block(carried, tf.gather(rows, source), keep, kernel, masks)
@@ -230,7 +191,7 @@ def _recurrence(rows: Any, kernel: Any, masks: Any, source: Any, target: Any, ke
         def gradient(d_states: Any) -> tuple[Any, Any]:
             known = (d_states, cells, gates, keep)
             (d_gates,) = _in_blocks(backward, (zeros, zeros), known, 1, backwards=True)
-            d_rows = tf.gather(tf.reshape(d_gates, (-1, _GATES * units)), target)
+            d_rows = tf.gather(tf.reshape(d_gates, (-1, _GATES * units)), places)
             before = tf.concat([zeros[None], states[:-1]], axis=0)
             return d_rows, _kernel_gradient(before, d_gates, masks)
 
@@ -252,9 +213,7 @@ def _in_blocks(
     blocks = tf.shape(sequences[0])[0] // BLOCK
     cut = [tf.reshape(x, tf.concat([[blocks, BLOCK], tf.shape(x)[1:]], 0)) for x in sequences]
     dtype = carried[0].dtype
-    arrays = tuple(
-        tf.TensorArray(dtype, blocks, element_shape=(BLOCK, None, None, None)) for _ in range(made)
-    )
+    arrays = tuple(tf.TensorArray(dtype, blocks, element_shape=(BLOCK, None, None)) for _ in range(made))
 
     def body(i: Any, carried: Any, arrays: Any) -> Any:
         at = blocks - 1 - i if backwards else i
@@ -328,44 +287,34 @@ def _step_by_step(
 
 
 def _times_kernel(h: Any, kernel: Any, masks: Any) -> Any:
-    """(directions, batch, units) to (directions, batch, 4 * units)."""
+    """(batch, units) to (batch, 4 * units)."""
     if masks is None:
         return tf.matmul(h, kernel)
-    product = tf.matmul(h[:, None] * masks, _by_gate(kernel))
-    return tf.concat(tf.unstack(product, axis=1), axis=-1)
+    return tf.concat(tf.unstack(tf.matmul(h * masks, _by_gate(kernel))), axis=-1)
 
 
 def _times_kernel_back(d_gates: Any, kernel: Any, masks: Any) -> Any:
-    """(directions, batch, 4 * units) to (directions, batch, units)."""
+    """(batch, 4 * units) to (batch, units)."""
     if masks is None:
         return tf.matmul(d_gates, kernel, transpose_b=True)
-    split = tf.stack(tf.split(d_gates, _GATES, axis=-1), axis=1)
-    return tf.reduce_sum(tf.matmul(split, _by_gate(kernel), transpose_b=True) * masks, axis=1)
+    product = tf.matmul(tf.stack(tf.split(d_gates, _GATES, axis=-1)), _by_gate(kernel), transpose_b=True)
+    return tf.reduce_sum(product * masks, axis=0)
 
 
 def _by_gate(kernel: Any) -> Any:
-    """(directions, units, 4 * units) to (directions, 4, units, units)."""
-    return tf.stack(tf.split(kernel, _GATES, axis=-1), axis=1)
+    """(units, 4 * units) to (4, units, units)."""
+    return tf.stack(tf.split(kernel, _GATES, axis=-1))
 
 
 def _kernel_gradient(before: Any, d_gates: Any, masks: Any) -> Any:
     """Of the recurrent kernel: over all steps at once. `before` are the states before each of them."""
-    count, units = before.shape[1], before.shape[-1]
-    sides = []
-    for side in range(count):
-        h, d = before[:, side], d_gates[:, side]
-        if masks is None:
-            sides.append(_outer(h, d))
-            continue
-        parts = zip(tf.unstack(masks[side], _GATES), tf.split(d, _GATES, axis=-1), strict=True)
-        sides.append(tf.concat([_outer(h * mask, part) for mask, part in parts], axis=-1))
-    return tf.ensure_shape(tf.stack(sides), (count, units, _GATES * units))
+    if masks is None:
+        return _outer(before, d_gates)
+    parts = zip(tf.unstack(masks, _GATES), tf.split(d_gates, _GATES, axis=-1), strict=True)
+    return tf.concat([_outer(before * mask, part) for mask, part in parts], axis=-1)
 
 
 def _outer(rows: Any, columns: Any) -> Any:
     """The sum over steps and batch of rows times columns."""
-    return tf.matmul(
-        tf.reshape(rows, (-1, rows.shape[-1])),
-        tf.reshape(columns, (-1, columns.shape[-1])),
-        transpose_a=True,
-    )
+    rows, columns = (tf.reshape(x, (-1, x.shape[-1])) for x in (rows, columns))
+    return tf.matmul(rows, columns, transpose_a=True)
