@@ -12,6 +12,12 @@ while one person speaks. Residual dilated convolutions follow, and attentive sta
 Which of the two it is `features` says, and for `auto` the number of dimensions does: 23, 26, 40, 60, 64, 80,
 120 and 128 are how many bands mel spectrograms have, all else is an embedding.
 
+Before all that, frames are normalised by their speaker's voice as far as it was heard: by mean and deviation
+of all their clips at hand, whatever the emotion, in each eighth of a clip. On speakers never heard this is
+worth more than any part of the nets (docs/results.md), and it asks for more than one clip of a speaker: of
+one alone it does what it can. `adapt=0` is without. That differences of speakers are to be normalised away is
+old and good practice (Busso, Metallinou and Narayanan, ICASSP 2011, pages 5692 to 5695).
+
 Training clips change at every turn: tempo, noise, blanked spans (SpecAugment,
 https://arxiv.org/abs/1904.08779), MixUp (https://arxiv.org/abs/1710.09412), and spectra are warped as another
 vocal tract would (VTLP, Jaitly and Hinton 2013). AdamW (https://arxiv.org/abs/1711.05101) follows a warm-up
