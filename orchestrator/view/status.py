@@ -136,7 +136,7 @@ class _Items:
         if verdict.error:
             yield self.page.field("error", words((verdict.error, "red")), lines=4)
         elif verdict.reason:
-            yield self.page.field("ended", words(verdict.reason))
+            yield self.page.field("ended", words(verdict.reason), lines=2 + self.narrow)
 
     def waiting(self) -> Iterator[Item]:
         """What is waited for: without any epoch, and when a later attempt starts."""
@@ -190,7 +190,7 @@ class _Items:
         for hint in found:
             parts += ["; " if parts else "", (hint.kind, "bold magenta"), f": {hint.text}"]
         if found:
-            yield self.page.field("hint", words(*parts), lines=len(found), rank=3)
+            yield self.page.field("hint", words(*parts), lines=len(found) + self.narrow, rank=3)
 
     def charts(self, rows: int) -> Iterator[Item]:
         """Accuracy and loss over the epochs; where there is no room for both, accuracy."""
