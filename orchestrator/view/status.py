@@ -123,7 +123,7 @@ class _Items:
             meaning = "figures mean nothing" if self.narrow else "the figures say nothing about real speech"
             yield self.page.sentence(("SYNTHETIC", "bold reverse"), f" data: {meaning}")
         if silence is not None or self.state == "unreachable":
-            since = f" for {figures.duration(silence)}" if silence is not None else ""
+            since = f" for {figures.duration(silence)}" if silence is not None and silence >= 1 else ""
             yield self.page.sentence(_WARNING, (f"unreachable{since}", "bold"), ", the run may well go on")
             if self.snapshot.verdict.reason:
                 yield self.page.field("why", words(self.snapshot.verdict.reason), lines=3, rank=4)
@@ -136,7 +136,7 @@ class _Items:
         if verdict.error:
             yield self.page.field("error", words((verdict.error, "red")), lines=4)
         elif verdict.reason:
-            yield self.page.field("ended", words(verdict.reason))
+            yield self.page.field("ended", words(verdict.reason), lines=2 + self.narrow)
 
     def waiting(self) -> Iterator[Item]:
         """What is waited for: without any epoch, and when a later attempt starts."""
@@ -190,7 +190,7 @@ class _Items:
         for hint in found:
             parts += ["; " if parts else "", (hint.kind, "bold magenta"), f": {hint.text}"]
         if found:
-            yield self.page.field("hint", words(*parts), lines=len(found), rank=3)
+            yield self.page.field("hint", words(*parts), lines=len(found) * (1 + self.narrow), rank=3)
 
     def charts(self, rows: int) -> Iterator[Item]:
         """Accuracy and loss over the epochs; where there is no room for both, accuracy."""

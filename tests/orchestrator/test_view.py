@@ -17,6 +17,7 @@ from rich.console import Console
 
 from orchestrator import view
 from orchestrator.health import Gpu
+from orchestrator.hints import hints
 from orchestrator.progress import Snapshot
 from orchestrator.view.live import Teller
 from orchestrator.view.status import LOOKS, SLIMMEST, status_block
@@ -101,6 +102,17 @@ def test_a_machine_that_does_not_answer_leaves_the_last_figures() -> None:
     assert "! unreachable for 42 s, the run may well\ngo on" in page
     assert "17 of 30" in page and "0.6706" in page
     assert "at the latest" not in page
+
+
+def test_a_line_that_was_just_cut_is_not_measured_in_tenths_of_a_second() -> None:
+    shown = dataclasses.replace(MOMENTS["away"], silence=0.04)
+    assert "! unreachable, the run may well go on" in drawn(shown)
+
+
+def test_a_narrow_window_shows_hints_to_their_end() -> None:
+    page = " ".join("\n".join(drawn(MOMENTS["overfitting"], width=40)).split())
+    for hint in hints(MOMENTS["overfitting"].progress):
+        assert f"{hint.kind}: {hint.text}" in page
 
 
 def test_an_unreachable_machine_is_shown_with_the_reason() -> None:
