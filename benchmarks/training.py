@@ -3,9 +3,10 @@
     python -m benchmarks.training --data FOLDER[@RATE]… [--recipe NAME]… [--frames 221 300] [--dim 768]
                                   [--batch-size N] [--set key=value]… [--buckets 8] [--rounds 3] [--start]
 
-Three ways take turns in one process, each with the same clips in the same round. `plain` pads every clip to
-one length and runs `keras.layers.Bidirectional`. `ours` is the recipe as it trains: its batches end with
-their longest clip. `buckets` is `ours` with batches of like lengths. A figure is the median over rounds, of
+The ways of training take turns in one process, each with the same clips in the same round. `plain` pads every
+clip to one length and runs `keras.layers.Bidirectional`. `ours` is the recipe as it trains: its batches end
+with their longest clip. `buckets` is `ours` with batches of like lengths, `bfloat16` is `buckets` with that
+parameter, of recipes that have it: these two change what is learnt. A figure is the median over rounds, of
 clips in a second and of the processor's milliseconds for a clip, which move less on a machine that others
 use too.
 
@@ -27,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,7 +40,7 @@ RATE = 50.0
 RECIPES = ("v9_attention", "cnn_lstm_simplified", "attn_crnn_v2", "wav2vec_fixed")
 CLASSES = 6
 # Steps of a round; the first of each is not counted, because a pipeline starts in it.
-STEPS = 7
+STEPS = 6
 
 Lengths = npt.NDArray[np.intp]
 
@@ -98,7 +100,7 @@ def _lengths(folders: list[str]) -> Lengths:
 
 
 def _print_speed(name: str, frames: int, lengths: Lengths, asked: argparse.Namespace) -> None:
-    ways = {way: _Way(name, way, frames, asked) for way in ("plain", "ours", "buckets")}
+    ways = {way: _Way(name, way, frames, asked) for way in _ways(name)}
     random = np.random.default_rng(1)
     pool = STEPS * asked.batch_size
     for number in range(asked.rounds + 1):
@@ -118,6 +120,13 @@ def _print_speed(name: str, frames: int, lengths: Lengths, asked: argparse.Names
         )
 
 
+def _ways(recipe: str) -> list[str]:
+    from trainer import recipes
+
+    rounded = hasattr(recipes.load(recipe).Params, "bfloat16")
+    return ["plain", "ours", "buckets"] + ["bfloat16"] * rounded
+
+
 class _Way:
     """One way of training one recipe, and its times."""
 
@@ -131,20 +140,19 @@ class _Way:
         self.name, self._frames, self._asked = name, frames, asked
         module = recipes.load(recipe)
         params = recipes.make_params(module, dict(pair.split("=", 1) for pair in asked.set))
+        if name == "bfloat16":
+            params = dataclasses.replace(params, bfloat16=True)
         plain = name == "plain"
         self._wishes = dataclasses.replace(
             recipes.preparation(module, params),
             frames=frames,
             class_weights="none",
             trim=not plain,
-            buckets=asked.buckets if name == "buckets" else 0,
+            buckets=asked.buckets if name in ("buckets", "bfloat16") else 0,
         )
         keras.utils.set_random_seed(0)
-        with (
-            mock.patch("trainer.layers.Bidirectional", keras.layers.Bidirectional)
-            if plain
-            else mock.MagicMock()
-        ):
+        patch = mock.patch("trainer.layers.Bidirectional", _keras_own) if plain else nullcontext()
+        with patch:
             self._model = module.build(self._wishes.shape(frames, asked.dim), CLASSES, params)
         self._times: list[tuple[float, float]] = []
         self.traces = 0
@@ -176,6 +184,12 @@ class _Way:
         """Clips in a second, and the processor's milliseconds for one."""
         wall, cpu = (statistics.median(t) for t in zip(*self._times, strict=True))
         return 1 / wall, 1000 * cpu
+
+
+def _keras_own(lstm: Any, bfloat16: bool = False) -> Any:
+    import keras
+
+    return keras.layers.Bidirectional(lstm)
 
 
 def _batches(lengths: Lengths, frames: int, wishes: Any, asked: argparse.Namespace, seed: int) -> Any:

@@ -92,6 +92,27 @@ def test_output_and_every_gradient_are_keras_own(
         assert np.abs(np.asarray(ours[0]) - outcome(second, x, mask, training=False)[0]).max() > 1e-3
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_in_bfloat16_the_first_digits_are_the_same(dropout: float) -> None:
+    import keras
+
+    from trainer import layers
+
+    first, second = pair(dropout=dropout)
+    coarse = layers.Bidirectional(
+        keras.layers.LSTM(UNITS, return_sequences=True, dropout=dropout), bfloat16=True
+    )
+    coarse.build((None, None, DIM))
+    coarse.set_weights(first.get_weights())
+    same_draws(first, coarse)
+    x, mask = clips()
+    exact, rounded = outcome(second, x, mask), outcome(coarse, x, mask)
+    for a, b in zip(exact, rounded, strict=True):
+        assert np.abs(np.asarray(a) - b).max() < 0.05 * np.abs(np.asarray(a)).max()
+    assert np.abs(np.asarray(exact[0]) - rounded[0]).max() > 1e-5
+    assert layers.Bidirectional.from_config(coarse.get_config()).bfloat16
+
+
 def test_padding_may_lie_anywhere() -> None:
     first, second = pair(recurrent_dropout=0.3)
     x, _ = clips()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.data.preparation import CLASS_WEIGHTS, Preparation
-from trainer.recipes._fields import at_least_zero, check, choice, factor, half, positive, share
+from trainer.recipes._fields import at_least_zero, check, choice, factor, half, positive, share, switch
 from trainer.schedule import Plan
 
 TAG = "cnn_lstm"
@@ -37,6 +37,7 @@ class Params:
     l2: float = at_least_zero(1e-3, "L2 weight decay of the LSTM and of the dense layers")
     class_weights: str = choice("balanced", "how rare classes count", CLASS_WEIGHTS)
     validation: float = half(0.2, "share of clips that validate")
+    bfloat16: bool = switch(False, "whether the LSTM multiplies its inputs in bfloat16")
     buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(20, "epochs without a better val_accuracy that end the run")
     lr: float = positive(3e-4, "learning rate of the first epochs")
@@ -91,7 +92,8 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
             dropout=params.lstm_dropout,
             recurrent_dropout=params.recurrent_dropout,
             kernel_regularizer=decay,
-        )
+        ),
+        bfloat16=params.bfloat16,
     )(x)
     x = layers.GlobalAveragePooling1D()(x)
     x = layers.Dense(params.dense1, activation="relu", kernel_regularizer=decay)(x)

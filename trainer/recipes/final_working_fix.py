@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.data.preparation import CLASS_WEIGHTS, Preparation
-from trainer.recipes._fields import at_least_zero, check, choice, factor, half, percent, positive, share
+from trainer.recipes._fields import (
+    at_least_zero,
+    check,
+    choice,
+    factor,
+    half,
+    percent,
+    positive,
+    share,
+    switch,
+)
 from trainer.schedule import Plan
 
 TAG = "v8"
@@ -36,6 +46,7 @@ class Params:
     class_weights: str = choice("max_count", "how rare classes count", CLASS_WEIGHTS)
     length_percentile: float = percent(95.0, "percentile of the training lengths that clips are brought to")
     validation: float = half(0.1, "share of clips that validate")
+    bfloat16: bool = switch(False, "whether the LSTM multiplies its inputs in bfloat16")
     buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(15, "epochs without a better val_accuracy that end the run")
     low_lr: float = positive(1e-6, "learning rate of epoch 1, and below which no plateau goes")
@@ -82,8 +93,8 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
 
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
-    x = Bidirectional(layers.LSTM(params.units1, return_sequences=True))(x)
-    x = Bidirectional(layers.LSTM(params.units2))(x)
+    x = Bidirectional(layers.LSTM(params.units1, return_sequences=True), bfloat16=params.bfloat16)(x)
+    x = Bidirectional(layers.LSTM(params.units2), bfloat16=params.bfloat16)(x)
     x = layers.Dense(params.dense1, activation="relu")(x)
     x = layers.Dropout(params.dropout1)(x)
     x = layers.Dense(params.dense2, activation="relu")(x)

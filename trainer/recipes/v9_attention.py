@@ -1,8 +1,8 @@
 """BiLSTM with self-attention over frames (v9): the strongest of the first generation's models.
 
 Masking → BiLSTM → LayerNormalization → scaled dot-product self-attention → mean over real frames → two dense
-layers. Padding never reaches the output: every layer up to the mean carries the mask on. Recurrent dropout is
-what makes an epoch slow; it rules out cuDNN.
+layers. Padding never reaches the output: every layer up to the mean carries the mask on. Its recurrent
+dropout rules out cuDNN.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.data.preparation import Preparation
-from trainer.recipes._fields import at_least_zero, check, factor, positive, share
+from trainer.recipes._fields import at_least_zero, check, factor, positive, share, switch
 from trainer.schedule import Plan
 
 TAG = "v9"
@@ -30,6 +30,7 @@ class Params:
     dense2: int = positive(128, "units of the second dense layer")
     dropout2: float = share(0.3, "dropout after the second dense layer")
     l2: float = at_least_zero(1e-4, "L2 weight decay of the dense layers")
+    bfloat16: bool = switch(False, "whether the LSTM multiplies its inputs in bfloat16")
     buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(12, "epochs without a better val_accuracy that end the run")
     low_lr: float = positive(5e-6, "learning rate of epoch 1 and of the last")
@@ -73,7 +74,8 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
     x = Bidirectional(
-        layers.LSTM(params.units, return_sequences=True, recurrent_dropout=params.recurrent_dropout)
+        layers.LSTM(params.units, return_sequences=True, recurrent_dropout=params.recurrent_dropout),
+        bfloat16=params.bfloat16,
     )(x)
     x = layers.LayerNormalization()(x)
     x = layers.Attention(use_scale=True)([x, x])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.data.preparation import CLASS_WEIGHTS, Preparation
-from trainer.recipes._fields import at_least_zero, check, choice, factor, half, positive, share
+from trainer.recipes._fields import at_least_zero, check, choice, factor, half, positive, share, switch
 from trainer.schedule import Plan
 
 TAG = "v9_fix"
@@ -40,6 +40,7 @@ class Params:
     l2: float = at_least_zero(1e-4, "L2 weight decay of the dense layers")
     class_weights: str = choice("none", "how rare classes count", CLASS_WEIGHTS)
     validation: float = half(0.2, "least share of clips that validate")
+    bfloat16: bool = switch(False, "whether the LSTM multiplies its inputs in bfloat16")
     buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(12, "epochs without a better val_accuracy that end the run")
     low_lr: float = positive(5e-6, "learning rate of epoch 1 and of the last")
@@ -89,7 +90,8 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
     x = Bidirectional(
-        layers.LSTM(params.units, return_sequences=True, recurrent_dropout=params.recurrent_dropout)
+        layers.LSTM(params.units, return_sequences=True, recurrent_dropout=params.recurrent_dropout),
+        bfloat16=params.bfloat16,
     )(x)
     x = layers.LayerNormalization()(x)
     x = SelfAttention(params.attention)(x)
