@@ -129,14 +129,15 @@ _BARS = re.compile(
 )
 _TOTAL = re.compile(rb"\d/(\d{1,18})(?!\d)")
 _PLAIN_LINE = re.compile(rf"(?:- |){_TIME.format('took')}(?: {_PACE})?(?= - )")
-_METRIC = re.compile(rf"\s?- (?P<name>[^\s:](?:(?! - )[^:]){{0,99}}?): ?(?P<value>{_NUMBER})(?=\s*\Z| - )")
+_NEXT = r"(?=\s*\Z| -(?:\s|\Z))"
+_METRIC = re.compile(rf"\s?- (?P<name>[^\s:](?:(?! - )[^:]){{0,99}}?): ?(?P<value>{_NUMBER}){_NEXT}")
 _GLUED = re.compile(
     r"\s?- (?P<name>[^\s:](?:(?! - )[^:]){0,99}?): (?P<value>-?\d+\.\d{4}(?:e[-+]\d\d)?|nan|inf)"
     r"(?:(?![\d.])|(?=20\d\d-))"
 )
 _WHOLE_NUMBER = re.compile(r"-?\d+\.\d{4}(?:e[-+]\d\d)?|-?inf|nan")
-_PER_EPOCH = re.compile(rf"\s?- {_TIME.format('epoch')}/epoch(?=\s*\Z| - )")
-_PER_STEP = re.compile(rf"\s?- {_PACE}(?=\s*\Z| - )")
+_PER_EPOCH = re.compile(rf"\s?- {_TIME.format('epoch')}/epoch{_NEXT}")
+_PER_STEP = re.compile(rf"\s?- {_PACE}{_NEXT}")
 _BEGUN = re.compile(r"\s?-(?: [\w.-]*(?:: ?(?:[-+]?\d*\.?\d*(?:e[-+]?\d*)?|-?na?|-?in?))?)?")
 _ITEM = re.compile(r"\s?- (?:(?! - ).)*")
 

@@ -24,6 +24,8 @@ _REST = rb"[^\r\n\x08E]{0,4000}+(?:E(?!poch)[^\r\n\x08E]{0,4000}+)*(?<=[\d ])"
 _UPDATES = re.compile(
     b"|".join(rb"(?:" + bar + _REST + rb"[\x08\r\n]++)+" for bar in (_KERAS_2, _KERAS_3)),
 )
+_BAR_BEGINS = re.compile(rb"\s*(?:\x1b\[1m)?\s*\d+/(?:\d+|Unknown)(?:\x1b\[0m)? [\[\x1b\xe2]")
+_BROKEN = re.compile(rb" -(?: ETA:?)?\s*\Z")  # an update, by a narrow window
 _SEGMENT = re.compile(rb"[\r\n\x08]*+([^\r\n\x08]*+)")
 _BEGIN_OF_AN_UPDATE = frozenset(b" \x1b0123456789")
 # What any line has that means something here; the second begins with what few words contain.
@@ -47,7 +49,9 @@ class Reader:
         self._segments = Segments()
         self._fits = Fits()
         self._passed: bytes | None = None  # the last update of those that nobody looked at
-        self._half: tuple[str, Bar] | None = None  # last words on an epoch, which the next line may go on
+        self._half: tuple[str, list[Mark]] | None = (
+            None  # last words on an epoch, which the next line may go on
+        )
 
     def feed(self, data: bytes) -> list[AnyEvent]:
         """The events that follow from the next bytes."""
@@ -112,14 +116,28 @@ class Reader:
                 yield from self._settle_passed()
                 yield from self._take(marks[1:])
             return
+        broken = self._passed is not None and _BROKEN.search(self._passed)
+        if broken and isinstance(first, Bar) and first.line and first.total is None:
+            return  # the end of that update, which looks like a line of Keras 1
         yield from self._settle_passed()
         if marks == [first] and isinstance(first, Text) and self._half and self._joined(segment, ended):
             return
         yield from self._settle_half()
-        if marks == [first] and isinstance(first, Bar):
-            self._half = segment.decode("utf-8", "replace"), first
+        if self._may_go_on(segment, marks):
+            self._half = segment.decode("utf-8", "replace"), marks
         else:
             yield from self._take(marks)
+
+    def _may_go_on(self, segment: bytes, marks: list[Mark]) -> bool:
+        """Whether it is a bar, or what a narrow window has left of one: a part of the bar or of its time."""
+        match marks:
+            case [Bar()]:
+                return True
+            case [Text()]:
+                return _BAR_BEGINS.match(segment) is not None
+            case [Bar() as bar, Text()]:
+                return not bar.metrics
+        return False
 
     def _is_dull(self, block: bytes, begin: int, end: int) -> bool:
         """Whether a segment can mean nothing, seen from afar."""
@@ -130,14 +148,14 @@ class Reader:
     def _joined(self, segment: bytes, ended: bool) -> bool:
         """Whether the segment is the second half of a line that was wrapped at the width of a window."""
         assert self._half is not None
-        text, bar = self._half
+        text, before = self._half
         more = segment.decode("utf-8", "replace")
         if len(text) + len(more) > LONGEST_WRAPPED:
             return False
         for join in (text + more, f"{text} {more}"):
             marks = parse(join.encode(), ended=ended)
-            if len(marks) == 1 and isinstance(marks[0], Bar) and marks[0].strict and marks[0] != bar:
-                self._half = join, marks[0]
+            if len(marks) == 1 and isinstance(marks[0], Bar) and marks[0].strict and marks != before:
+                self._half = join, marks
                 return True
         return False
 
@@ -153,7 +171,7 @@ class Reader:
     def _settle_half(self) -> Iterator[AnyEvent]:
         half, self._half = self._half, None
         if half:
-            yield from self._take([half[1]])
+            yield from self._take(half[1])
 
     def _take(self, marks: list[Mark]) -> Iterator[AnyEvent]:
         for mark in marks:

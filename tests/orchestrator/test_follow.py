@@ -5,6 +5,7 @@ What is followed is a small program under the real supervisor, which writes what
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,10 +19,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator import follow
+from orchestrator import follow, remote
 from orchestrator.errors import BadRequest, Refused
 from orchestrator.follow import Follower, Mirror
 from orchestrator.machine import Machine
+from orchestrator.progress import Status
 from orchestrator.run import Asked
 from orchestrator.shell import LocalShell, Result, Shell
 from orchestrator.store import Store
@@ -112,6 +114,28 @@ def test_status_is_asked_before_the_last_read(there: There) -> None:
     there.tell(started(), epoch(1))
     snapshot = there.follower(connect=lambda machine, patience=1.0: Ending()).once()
     assert (snapshot.verdict.state, snapshot.verdict.reason) == ("finished", "at the last moment")
+
+
+@pytest.mark.parametrize("hours", [-30, 5])
+def test_time_comes_from_the_machines_clock(
+    there: There, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    """A stalled run and one that has just told an epoch look alike by a clock that goes wrong."""
+    off, status = hours * 3600.0, remote.status
+
+    def elsewhere(*args: Any, **options: Any) -> Status:
+        told = status(*args, **options)
+        return dataclasses.replace(told, now=told.now + off, alive=True)
+
+    monkeypatch.setattr(remote, "status", elsewhere)
+    there.tell(dataclasses.replace(started(), t=time.time() + off - 100))
+    there.tell(dataclasses.replace(epoch(1), t=time.time() + off - 1))
+    snapshot = there.follower().once()
+    assert snapshot.verdict.state == "running"
+    assert snapshot.progress.overdue(snapshot.now) is None
+    assert 0 <= snapshot.now - (snapshot.progress.last_event or 0.0) < 60
+    there.tell(dataclasses.replace(epoch(2), t=time.time() + off - 70))
+    assert there.follower().once().verdict.state == "stalled"
 
 
 # Kills and company

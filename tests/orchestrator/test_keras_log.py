@@ -151,6 +151,18 @@ def test_the_dress_of_a_log_does_not_matter(text: bytes) -> None:
     assert fits(text)[0].ended == Ended(0.0, "finished", "all 3 epochs are done", 3, 0.53)
 
 
+@pytest.mark.parametrize("width", [40, 45, 50, 60, 80])
+def test_the_width_of_a_window_does_not_matter(width: int) -> None:
+    def wrapped(text: str) -> str:
+        cut = [line[i : i + width] for line in text.split("\n") for i in range(0, max(1, len(line)), width)]
+        return "\n".join(piece.rstrip() for piece in cut)
+
+    update_ = " 1/20 [>.............................] - ETA: 12s - loss: 0.9000 - accuracy: 0.9900\n"
+    verbose_1 = LAST.replace("20/20", update_ + "20/20")
+    verbose_2 = LAST.replace(f" [{'=' * 30}]", "").replace("\nEpoch", " - 3s/epoch - 163ms/step\nEpoch")
+    assert scores(wrapped(verbose_1)) == scores(wrapped(verbose_2)) == [0.51, 0.52, 0.53]
+
+
 @pytest.mark.parametrize(
     "text",
     [
