@@ -33,10 +33,13 @@ class Ground:
         yield from self.dataset()
         yield from self.gpus()
         yield self.machine()
+        yield from self.tensorboard()
 
     def recipe(self) -> Item:
-        """What is trained, and what it was asked to differ in."""
+        """What is trained, and what it was asked to differ in; a log of another program does not say."""
         spec = self.snapshot.run.spec
+        if not spec.batch_size:
+            return self.page.field("source", words((spec.recipe, "bold")), rank=8)
         asked = "".join(f", {key} {figures.said(value)}" for key, value in spec.params.items())
         batch = f", batches of {spec.batch_size}"
         return self.page.field("recipe", words((spec.recipe, "bold"), f"{batch}{asked}"), lines=1, rank=8)
@@ -108,6 +111,14 @@ class Ground:
         if health and health.load is not None and health.cpus:
             said.append_text(words(f", load {health.load:.1f} on {health.cpus} cores"))
         return self.page.field("machine", said, rank=7)
+
+    def tensorboard(self) -> Iterator[Item]:
+        """What shows the curves at large, once a run of ours has some."""
+        if self.snapshot.next is None and self.progress.last:
+            command = f"ec2emo tensorboard {self.snapshot.run.id}"
+            yield self.page.field(
+                "curves", words((command, "bold"), " shows them at large"), lines=1, rank=11
+            )
 
     def local(self, then: float) -> str:
         """A time of the machine's clock, by the clock here."""

@@ -154,7 +154,9 @@ def _dataset(snapshot: Snapshot) -> str:
 
 def _epoch(snapshot: Snapshot, point: Point) -> str:
     metrics = "  ".join(f"{name} {figures.number(value)}" for name, value in point.metrics.items())
-    line = f"epoch {point.epoch} of {snapshot.progress.epochs}  {metrics}  lr {figures.rate(point.lr)}"
+    of = f" of {snapshot.progress.epochs}" if snapshot.progress.epochs else ""
+    rate = "" if point.lr is None else f"  lr {figures.rate(point.lr)}"
+    line = f"epoch {point.epoch}{of}  {metrics}{rate}"
     left = snapshot.progress.eta_seconds(snapshot.now)
     newest = point is snapshot.progress.last and snapshot.verdict.state == "running"
     to_go = f"; {figures.roughly(left)} to go at most" if newest and left else ""

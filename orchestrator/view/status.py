@@ -168,13 +168,16 @@ class _Items:
             more = ("", "")
             if train == "accuracy" and self.progress.gap is not None and not self.narrow:
                 more = (f"  gap {figures.number(self.progress.gap)}", "")
-            if train == "loss" and not self.narrow:
+            if train == "loss" and not self.narrow and last.lr is not None:
                 more = (f"  lr  {figures.rate(last.lr)}", "")
             validation = (_metric(last, f"val_{train}"), "bold")
             yield self.page.field(train, words(values, validation, more), rank=1)
         yield self.best(last)
         if self.narrow:
-            yield self.page.field("lr", words(f"{figures.rate(last.lr)}, gap {self.gap()}"), rank=3)
+            rate = "" if last.lr is None else f"{figures.rate(last.lr)}, "
+            yield self.page.field(
+                "lr" if rate else "gap", words(f"{rate}gap {self.gap()}" if rate else self.gap()), rank=3
+            )
         more_metrics = [f"{name} {_metric(last, name)}" for name in last.metrics if name not in METRICS]
         if more_metrics:
             yield self.page.field("also", words("  ".join(more_metrics)), rank=8)
@@ -214,8 +217,10 @@ class _Items:
         yield Item(tuple(lines), GIVES_WAY - 1)
 
     def done(self, last: Point) -> Item:
-        """Epoch N of M with a bar."""
+        """Epoch N of M with a bar; a log without heads does not say of how many."""
         planned = self.progress.epochs or self.snapshot.run.spec.epochs
+        if not planned:
+            return self.page.field("epoch", words((str(last.epoch), "bold")), rank=1)
         count, part = f"{last.epoch} of {planned}", figures.share(last.epoch, planned)
         room = min(56, self.page.width - LABEL - len(count) - 7)
         filled, rest = figures.bar(part, room) if room >= 4 else ("", "")
@@ -225,10 +230,12 @@ class _Items:
 
     def times(self, last: Point) -> Iterator[Item]:
         """Seconds per epoch and what is left; an epoch that is overdue."""
-        each, now = self.progress.seconds_per_epoch or 0.0, self.snapshot.now
-        pace = f"{figures.duration(each)} per epoch"
+        each, now = self.progress.seconds_per_epoch, self.snapshot.now
+        pace = f"{figures.duration(each or 0.0)} per epoch"
         left = self.progress.eta_seconds(now) if self.state in ("running", "stalled") else None
-        if left is None:
+        if not each:
+            pass  # a log tells whole seconds, and a short epoch has none
+        elif left is None:
             yield self.page.field("time", words(pace), rank=4)
         elif last.epoch >= self.progress.epochs:
             yield self.page.field("time", words(f"{pace}, the last one is done"), rank=2)

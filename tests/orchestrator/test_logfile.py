@@ -108,6 +108,17 @@ def test_the_exit_code_is_that_of_the_program(
     assert answer(ec2emo, tmp_path / "train.log", code=code)["state"] == state
 
 
+def test_the_page_of_a_log_says_nothing_that_the_log_does_not(ec2emo: Ec2emo, tmp_path: Path) -> None:
+    headless = tmp_path / "headless.log"
+    headless.write_text("0s - loss: 1.5 - val_acc: 0.2000\n0s - loss: 1.4 - val_acc: 0.3000\n")
+    page = ec2emo("monitor", "--log-file", str(headless), code=None).out
+    assert "epoch     2\n" in page and "source    a Keras log" in page
+    for unsaid in ("of 0", "batches of", "lr", "unknown", "0.0 s per epoch", "tensorboard"):
+        assert unsaid not in page
+    told = ec2emo("monitor", "--log-file", str(headless), "--follow", code=None).out
+    assert "epoch 2  loss 1.4000  val_accuracy 0.3000" in told
+
+
 def test_what_cannot_be_read_is_said_in_one_sentence(ec2emo: Ec2emo, tmp_path: Path) -> None:
     assert "no file" in ec2emo("monitor", "--log-file", "not-there.log", code=2).err
     assert "name the log itself" in ec2emo("monitor", "--log-file", str(tmp_path), code=2).err

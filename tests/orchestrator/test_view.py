@@ -323,6 +323,13 @@ def plots(line: str) -> bool:
     return any("\u2800" < c <= "\u28ff" for c in line)
 
 
+def test_a_page_with_room_says_what_shows_its_curves() -> None:
+    assert "curves    ec2emo tensorboard v9-0611-1420-abc shows them at large" in drawn(
+        MOMENTS["finished"], height=60
+    )
+    assert not any("tensorboard" in line for line in drawn(MOMENTS["started"], height=60))
+
+
 def test_the_run_of_a_page_is_the_one_asked_for() -> None:
     other = snapshot(events(2), asked=run(id="another", recipe="cnn"))
     page = "\n".join(drawn(other))
