@@ -65,6 +65,7 @@ class Sweep:
     def look(self, held: contextlib.ExitStack) -> list[Finding]:
         """Everything of ours, machines first; `held` keeps the locks of the runs it is about."""
         self._settle_leases(held)
+        self._await_the_new()
         for instance in instances.ours(self.aws, self.aws.owner):
             self._judge_machine(instance)
         self._judge_rest()
@@ -113,6 +114,16 @@ class Sweep:
             book = self._books[lease.run] = Book(self.store, current)
             if current.ended is None and current.open_call:
                 fleet.close_unheard(book, self.aws, self.say)
+
+    def _await_the_new(self) -> None:
+        """A machine that was made a moment ago may not be listed yet, which is not being gone."""
+        for lease in [book.lease for book in self._books.values()]:
+            if lease.ended is not None or lease.instance is None or not lease.made:
+                continue
+            young = instances.VISIBLE_WITHIN - (clock.now() - (lease.launched or 0.0))
+            for _ in clock.every(2.0, within=young) if young > 0 else ():
+                if instances.describe(self.aws, lease.instance) is not None:
+                    break
 
     def _judge_machine(self, instance: dict[str, Any]) -> None:
         instance_id, tagged = str(instance["InstanceId"]), tags.read(instance)

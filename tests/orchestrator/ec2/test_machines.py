@@ -137,6 +137,14 @@ def test_a_start_that_was_broken_off_is_removed_once_that_is_said(cloud: Cloud, 
     assert lease is not None and lease.why_ended == "removed by 'ec2emo gc'"
 
 
+def test_a_machine_that_is_not_listed_yet_is_not_taken_for_gone(cloud: Cloud, at_home: Store) -> None:
+    lease = stood_up(at_home, trains=False)
+    cloud.visibility.delay["instance"] = 60.0
+    cloud.visibility.made("instance", str(lease.instance))
+    assert acts(at_home, remove=True)["machine"] == "remove"
+    assert cloud.leftovers() == []
+
+
 def test_what_another_process_is_making_is_left_alone(cloud: Cloud, at_home: Store) -> None:
     with provision.standing(errand(at_home)):
         told = acts(at_home, remove=True)
