@@ -93,6 +93,12 @@ def test_a_bundle_predicts_files_and_arrays_alike(home: Path, small_data: Path) 
     assert bundle.predict(longer) == bundle.predict(longer[: bundle.norm.frames])
 
 
+def test_a_model_of_any_length_is_refused_without_the_length_it_was_trained_on(home: Path) -> None:
+    (home / "preprocessing_v9.json").write_text("{}")
+    with pytest.raises(BundleError, match="does not say how many frames"):
+        artifacts.load(home)
+
+
 def test_labels_come_home_without_pickles(home: Path) -> None:
     assert np.load(home / "label_classes_v9.npy", allow_pickle=False).dtype.kind == "U"
 

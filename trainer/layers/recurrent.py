@@ -183,7 +183,7 @@ def _for_each_clip(kernel: Any, masks: Any) -> Any:
 
 
 # A function of its own, for where there is no other around it: what XLA compiles has no gradient by itself.
-@tf.function  # type: ignore[untyped-decorator]
+@tf.function(autograph=False)  # type: ignore[untyped-decorator]
 def _recurrence(rows: Any, kernel: Any, masks: Any, source: Any, keep: Any, places: Any) -> Any:
     """The states after every step, (steps, batch, units).
 
@@ -240,7 +240,7 @@ def _in_blocks(
     return [array.concat() for array in arrays]
 
 
-@tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
+@tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
 def _forward_block(carried: Any, z: Any, keep: Any, kernel: Any, masks: Any) -> Any:
     """Keras' equations. Returns (h, c) after the block; h after each step, c before it, and the gates."""
 
@@ -255,7 +255,7 @@ def _forward_block(carried: Any, z: Any, keep: Any, kernel: Any, masks: Any) -> 
     return _step_by_step(step, carried, (z, keep), 3)
 
 
-@tf.function(jit_compile=True)  # type: ignore[untyped-decorator]
+@tf.function(jit_compile=True, autograph=False)  # type: ignore[untyped-decorator]
 def _backward_block(
     carried: Any, d_states: Any, cells: Any, gates: Any, keep: Any, kernel: Any, masks: Any
 ) -> Any:
