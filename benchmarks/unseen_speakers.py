@@ -141,7 +141,7 @@ def _train(packed: Any, asked: argparse.Namespace, seed: int, fold: int) -> dict
 
 def _nameless(packed: Packed) -> Packed:
     """The same clips, nobody knowing who speaks."""
-    used = [replace(clip, speaker=None) for clip in packed.report.used]
+    used = [clip._replace(speaker=None) for clip in packed.report.used]
     return replace(packed, report=replace(packed.report, used=tuple(used)))
 
 
