@@ -57,7 +57,11 @@ class Handler(BaseHTTPRequestHandler):
                 self.rfile.readline()
             self.rfile.readline()
             return body
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:
+            raise ConnectionError("the caller died while it asked")
+        return body
 
     def _send(self, answer: Answer) -> None:
         self.send_response_only(answer.status)

@@ -25,19 +25,6 @@ NEVER = 1e9  # seconds
 TWO = ("g4dn.xlarge", "g5.xlarge")  # types; the whole ladder only takes longer
 
 
-class Blank:
-    """A machine that is on or off, and nothing else."""
-
-    def __init__(self, folder: object, image: object, mounts: object) -> None: ...
-    def start(self, seed: object) -> None: ...
-    def order(self, words: str) -> None: ...
-    def stop(self, grace: float = 3.0) -> None: ...
-    def discard(self) -> None: ...
-    def freeze(self) -> None: ...
-    def console(self) -> bytes:
-        return b""
-
-
 @pytest.fixture
 def at_home(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
     """The test's own process is the user's computer: its AWS is the test cloud, its time the cloud's."""

@@ -19,7 +19,7 @@ from orchestrator.errors import Ec2emoError
 from orchestrator.providers.ec2 import api, clock, lifecycle, provision, sweep
 from orchestrator.store import Store
 from tests.crashes import crash_points, dies
-from tests.orchestrator.ec2.conftest import Blank, errand
+from tests.orchestrator.ec2.conftest import errand
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -33,7 +33,7 @@ EVERY_LOSS = 4
 @pytest.fixture(autouse=True)
 def fast(cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Time runs alike here, in the cloud, and in the processes that are killed."""
-    monkeypatch.setattr("tests.cloud.instances.Machine", Blank)
+    cloud.boots = False
     cloud.clock.speed = SPEED
     monkeypatch.setattr(clock, "sleep", lambda seconds: time.sleep(seconds / SPEED))
     cloud.visibility_delay = 30.0

@@ -26,15 +26,15 @@ from orchestrator.providers.ec2 import (
 )
 from orchestrator.run import Asked
 from orchestrator.store import Store
-from tests.orchestrator.ec2.conftest import TWO, Blank, errand
+from tests.orchestrator.ec2.conftest import TWO, errand
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
 
 
 @pytest.fixture(autouse=True)
-def blank(cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.cloud.instances.Machine", Blank)
+def nothing_boots(cloud: Cloud, at_home: Store) -> None:
+    cloud.boots = False
 
 
 def quiet(sentence: str) -> None:
