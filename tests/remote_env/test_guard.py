@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import remote_env
-from orchestrator import remote
+from orchestrator import bundle, remote
 from orchestrator.run import Run as HomeRun
 from orchestrator.shell import LocalShell
 from remote_env import guard
@@ -179,9 +179,10 @@ class Machine:
         self.root, self.code, programs = folder / ".ec2emo", folder / "code", folder / "bin"
         for made in (self.root / "guard", self.root / "runs", self.code / "trainer", programs):
             made.mkdir(parents=True)
-        for name in ("supervise.py", "launch.sh"):
-            (self.code / "remote_env").mkdir(exist_ok=True)
-            (self.code / "remote_env" / name).write_bytes((REMOTE_ENV / name).read_bytes())
+        for name, body in bundle.make().files.items():  # as a deploy sends it, whatever it is split into
+            if name.startswith("remote_env/"):
+                (self.code / name).parent.mkdir(exist_ok=True)
+                (self.code / name).write_bytes(body)
         self.calls = folder / "shutdown-calls"
         (programs / "shutdown").write_text(f'#!/bin/sh\necho "$@" >>{self.calls}\n')
         (programs / "shutdown").chmod(0o755)

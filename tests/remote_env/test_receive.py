@@ -342,10 +342,17 @@ def test_where_there_are_no_hard_links_files_are_copied(tmp_path: Path, monkeypa
     assert (tmp_path / "data" / FINGERPRINT / "-rf").stat().st_nlink == 1
 
 
-@pytest.mark.parametrize("name", ["receive.py", "supervise.py"])
-def test_what_runs_on_the_machine_is_written_for_its_python(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        ("guard.py", set()),  # travels alone, in user data
+        ("receive.py", set()),
+        *((name, {"remote_env"}) for name in ("supervise.py", "health.py", "kernel.py")),
+    ],
+)
+def test_what_runs_on_the_machine_is_written_for_its_python(name: str, beside: set[str]) -> None:
     source = PROGRAM.with_name(name).read_text()
     tree = ast.parse(source, feature_version=(3, 9))
     imported = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     imported |= {str(n.module).split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    assert imported <= sys.stdlib_module_names
+    assert imported <= sys.stdlib_module_names | beside
