@@ -8,10 +8,13 @@ costs every command a 40 ms pause, and prefers AES-CTR with HMAC, at half the sp
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import getpass
+import os
 import shlex
 import socket
 import stat
+import subprocess
 from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,13 +53,15 @@ DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 class Hop:
     """One connection on the way, and the keys it does without because others can read them.
 
-    `pinned` are the host keys of a rented machine, written down before the first contact.
+    `pinned` are the host keys of a rented machine, written down before the first contact; `through` is the
+    program that is the line to it, where no port is open.
     """
 
     name: str
     connection: Any
     unsafe: list[Path]
     pinned: Sequence[str] = ()
+    through: subprocess.Popen[bytes] | None = None
 
 
 def connect(machine: Machine, patience: float = CONNECT_TIMEOUT) -> list[Hop]:
@@ -70,7 +75,7 @@ def connect(machine: Machine, patience: float = CONNECT_TIMEOUT) -> list[Hop]:
         target = _hop(machine.name, machine.host, machine.user, machine.port, machine.key, pinned)
         way = [*_jumps(target.connection), target]
         if machine.via:
-            way, target.connection.gateway = [target], shlex.join(tunnel(machine))
+            way = [_tunnelled(target, tunnel(machine))]
     except (paramiko.SSHException, KeyError, ValueError) as e:
         raise Refused(f"~/.ssh/config cannot be used for {machine.name} ({words(e)}): mend it") from e
     for before, hop in pairwise([None, *way]):
@@ -78,7 +83,7 @@ def connect(machine: Machine, patience: float = CONNECT_TIMEOUT) -> list[Hop]:
         if before:
             hop.connection.gateway = before.connection
         try:
-            if patience < CONNECT_TIMEOUT and not hop.connection.gateway:
+            if patience < CONNECT_TIMEOUT and not hop.connection.gateway and not hop.through:
                 # Ours, for paramiko gives the exchange of keys no longer than the connection.
                 address = hop.connection.host, hop.connection.port
                 hop.connection.connect_kwargs["sock"] = socket.create_connection(address, patience)
@@ -95,11 +100,12 @@ def close(way: Sequence[Hop]) -> None:
     """Let go of the machine, then of what lies on the way."""
     for hop in reversed(way):
         transport = hop.connection.client.get_transport()
-        proxy = getattr(getattr(transport, "sock", None), "process", None)
+        proxy = hop.through or getattr(getattr(transport, "sock", None), "process", None)
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # the line may be dead
             hop.connection.close()
         if proxy:  # paramiko signals a proxy command, from its thread too, and never waits for its end
-            transport.join(CONNECT_TIMEOUT)
+            if transport is not None:
+                transport.join(CONNECT_TIMEOUT)
             proxy.kill()
             with proxy:
                 pass
@@ -140,6 +146,27 @@ def _hop(
         with contextlib.suppress(OSError):
             connection.client.load_system_host_keys(str(Path(path).expanduser()))
     return Hop(name, connection, unsafe)
+
+
+def _tunnelled(hop: Hop, argv: Sequence[str]) -> Hop:
+    """The hop with a program for its line.
+
+    Over a socket, which tells paramiko of its end at once; its own proxy commands are asked again and again
+    until the time is over. Raises ContactLost when the program cannot be started.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        line = theirs.fileno()
+        try:
+            program = subprocess.Popen(argv, stdin=line, stdout=line, stderr=subprocess.PIPE)
+        except OSError as e:
+            ours.close()
+            raise ContactLost(
+                f"cannot reach {hop.name} ({argv[0]}: {words(e)}): install {argv[0]} and repeat the command"
+            ) from e
+    hop.connection.gateway = None
+    hop.connection.connect_kwargs["sock"] = ours
+    return dataclasses.replace(hop, through=program)
 
 
 def _jumps(connection: Any, seen: tuple[str, ...] = ()) -> list[Hop]:
@@ -277,9 +304,23 @@ def _explain(hop: Hop, error: Exception) -> NoReturn:
             f"{name} does not accept {user} with your keys ({words(error)}){left_out}: try '{by_hand}', name "
             f"the user in --on and the key with --identity"
         ) from error
+    if hop.through:
+        by_hand = shlex.join(map(str, hop.through.args))  # type: ignore[arg-type]
     raise ContactLost(
-        f"cannot reach {name} ({words(error)}): check that it is on, and try '{by_hand}'"
+        f"cannot reach {name} ({_last_words(hop) or words(error)}): check that it is on, and try '{by_hand}'"
     ) from error
+
+
+def _last_words(hop: Hop) -> str:
+    """What the program that was the line has said, when that is why there is none any more."""
+    if hop.through is None or hop.through.stderr is None:
+        return ""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        hop.through.wait(1.0)
+        os.set_blocking(hop.through.stderr.fileno(), False)  # a child of its own may hold it open
+        said = (hop.through.stderr.read() or b"").decode("utf-8", "replace").strip().splitlines()
+        return said[-1][:300] if said else ""
+    return ""
 
 
 def _fingerprint(key: Any) -> str:

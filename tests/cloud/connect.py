@@ -55,8 +55,19 @@ class Connections:
         return {"InstanceInformationList": told}
 
     def endpoints(self, call: Call) -> dict[str, Any]:
-        told = {"InstanceConnectEndpointId": "eice-0123456789abcdef0", "State": "create-complete"}
+        told = {
+            "InstanceConnectEndpointId": "eice-0123456789abcdef0",
+            "State": "create-complete",
+            "SecurityGroupIds": [self.group(call.region)],
+            "PreserveClientIp": False,
+        }
         return {"InstanceConnectEndpoints": [told] if self.endpoint else []}
+
+    def group(self, region: str) -> str:
+        """The security group that what comes through the endpoint comes from."""
+        ec2 = self.cloud.moto.client("ec2", region)
+        named = [{"Name": "group-name", "Values": ["default"]}]
+        return str(ec2.describe_security_groups(Filters=named)["SecurityGroups"][0]["GroupId"])
 
     def start_session(self, call: Call) -> dict[str, Any]:
         target = call.parameters["Target"]
@@ -100,6 +111,10 @@ class Connections:
         """Relay between a client and the instance of its session, until one of them has had enough."""
         instance = self.cloud.instances.all[self._sessions[session]]
         if instance.state != "running":
+            return
+        # An agent calls out, but the endpoint knocks like anybody else.
+        through = self.group(instance.region) if session.startswith("tunnel-") else None
+        if through and not self.cloud.firewall.admits(instance, through):
             return
         inner, outer = socket.socketpair()
         ends = {"stdin": inner, "stdout": inner, "stderr": subprocess.DEVNULL}

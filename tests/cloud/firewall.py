@@ -34,13 +34,18 @@ class Firewall:
         self.changed()
 
     def lets_in(self, instance: Instance) -> bool:
-        if not self.on:
-            return True
+        caller = ipaddress.ip_address(self.caller)
+        return not self.on or any(_admits(rule, caller) for rule in self._rules(instance))
+
+    def admits(self, instance: Instance, group: str) -> bool:
+        """Whether what comes from a security group reaches port 22."""
+        return not self.on or any(_opens(r) and group in _pairs(r) for r in self._rules(instance))
+
+    def _rules(self, instance: Instance) -> list[dict[str, Any]]:
         ids = [group for interface in instance.interfaces(self.cloud) for group in _groups(interface)]
         moto = self.cloud.moto.client("ec2", instance.region)
         groups = moto.describe_security_groups(GroupIds=ids)["SecurityGroups"] if ids else []
-        caller = ipaddress.ip_address(self.caller)
-        return any(_admits(rule, caller) for group in groups for rule in group["IpPermissions"])
+        return [rule for group in groups for rule in group["IpPermissions"]]
 
     def answers(self) -> dict[str, Callable[[Call], dict[str, Any] | None]]:
         return {"ec2:DeleteSecurityGroup": self.delete}
@@ -70,9 +75,17 @@ def _groups(interface: dict[str, Any]) -> list[str]:
     return [group["GroupId"] for group in interface["Groups"]]
 
 
+def _opens(rule: dict[str, Any]) -> bool:
+    """Port 22, to whomever."""
+    if rule["IpProtocol"] == "tcp":
+        return bool(rule["FromPort"] <= 22 <= rule["ToPort"])
+    return bool(rule["IpProtocol"] == "-1")
+
+
+def _pairs(rule: dict[str, Any]) -> list[str]:
+    return [pair["GroupId"] for pair in rule.get("UserIdGroupPairs", [])]
+
+
 def _admits(rule: dict[str, Any], caller: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if rule["IpProtocol"] not in ("-1", "tcp"):
-        return False
-    if rule["IpProtocol"] == "tcp" and not rule["FromPort"] <= 22 <= rule["ToPort"]:
-        return False
-    return any(caller in ipaddress.ip_network(r["CidrIp"]) for r in rule.get("IpRanges", []))
+    ranges = [ipaddress.ip_network(r["CidrIp"]) for r in rule.get("IpRanges", [])]
+    return _opens(rule) and any(caller in network for network in ranges)

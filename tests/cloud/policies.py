@@ -200,7 +200,7 @@ class Permissions:
             "ec2-instance-connect": _connect,
             "s3": _s3,
             "scheduler": _scheduler,
-            "ssm": _ssm,
+            "ssm": self._ssm,
         }
         found = looked_into.get(call.service, _any)(call)
         for need in found:
@@ -276,6 +276,22 @@ class Permissions:
             resource = _arn(call, f"launch-template/{template}")
             yield Need("ec2:RunInstances", resource, self._tags_of(call, template))
 
+    def _ssm(self, call: Call) -> Iterator[Need]:
+        names = call.parameters.get("Names") or [call.parameters.get("Name") or call.parameters.get("Path")]
+        if call.action == "StartSession":
+            target = call.parameters["Target"]
+            tags = self.cloud.tags(target, call.region)
+            context = {f"ssm:resourceTag/{key}": [value] for key, value in tags.items()}
+            yield Need(call.name, f"arn:aws:ec2:{call.region}:{ACCOUNT}:instance/{target}", context)
+            if document := call.parameters.get("DocumentName"):
+                yield Need(call.name, f"arn:aws:ssm:{call.region}::document/{document}")
+        elif names != [None]:
+            for name in names:
+                account = "" if name.startswith("/aws/") else ACCOUNT
+                yield Need(call.name, f"arn:aws:ssm:{call.region}:{account}:parameter/{name.lstrip('/')}")
+        else:
+            yield Need(call.name, "*")
+
     def _pass_role(self, profile: dict[str, Any]) -> Iterator[Need]:
         name = profile.get("Name") or profile["Arn"].rpartition("/")[2]
         iam = self.cloud.moto.client("iam", "us-east-1")
@@ -343,25 +359,14 @@ def _stack(call: Call) -> Iterator[Need]:
     yield Need(call.name, _arn(call, f"stack/{name}/00000000-0000") if name else "*")
 
 
-def _ssm(call: Call) -> Iterator[Need]:
-    names = call.parameters.get("Names") or [call.parameters.get("Name") or call.parameters.get("Path")]
-    if call.action == "StartSession":
-        yield Need(call.name, f"arn:aws:ec2:{call.region}:{ACCOUNT}:instance/{call.parameters['Target']}")
-        if document := call.parameters.get("DocumentName"):
-            yield Need(call.name, f"arn:aws:ssm:{call.region}::document/{document}")
-    elif names != [None]:
-        for name in names:
-            account = "" if name.startswith("/aws/") else ACCOUNT
-            yield Need(call.name, f"arn:aws:ssm:{call.region}:{account}:parameter/{name.lstrip('/')}")
-    else:
-        yield Need(call.name, "*")
-
-
 def _connect(call: Call) -> Iterator[Need]:
     name = call.parameters.get("InstanceId") or call.parameters.get("instanceId")
     arn = f"arn:aws:ec2:{call.region}:{ACCOUNT}:"
-    kind = "instance-connect-endpoint/*" if call.action == "OpenTunnel" else f"instance/{name}"
-    yield Need(call.name, arn + kind)
+    if call.action == "OpenTunnel":
+        port = {"ec2-instance-connect:remotePort": [call.parameters.get("remotePort", "22")]}
+        yield Need(call.name, f"{arn}instance-connect-endpoint/*", port)
+    else:
+        yield Need(call.name, f"{arn}instance/{name}")
 
 
 def _any(call: Call) -> Iterator[Need]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from orchestrator.errors import Ec2emoError
+from orchestrator.errors import BadRequest, Ec2emoError
 from orchestrator.machine import Terms
 from orchestrator.providers.ec2 import api, image, keys, ladder, network, offer, prices, quotas, setup, tags
 from orchestrator.providers.ec2.api import Aws
@@ -33,11 +33,11 @@ def checks(terms: Terms) -> Iterator[Finding]:
     if found:
         yield _permissions(aws, terms, found[0])
     yield from _tried("EC2 network", lambda: _network(aws, terms))
-    yield from _tried("your address", lambda: _address(terms))
+    yield from _tried("your way in", lambda: _way_in(aws, terms))
     yield from _tried("your key", _key)
     yield from _quotas(aws, terms)
     yield _prices(aws, terms)
-    yield from _tried("ec2emo setup", lambda: _setup(aws))
+    yield from _tried("ec2emo setup", lambda: _setup(aws, terms))
 
 
 def _tried(what: str, look: Callable[[], Finding]) -> Iterator[Finding]:
@@ -109,9 +109,8 @@ def _network(aws: Aws, terms: Terms) -> Finding:
     return ("EC2 network", "ok", f"{nets[0]['VpcId']}: {zones}", "")
 
 
-def _address(terms: Terms) -> Finding:
-    allowed = network.allowed_from(terms)
-    return ("your address", "ok", allowed or f"not needed, by way of {terms.via}", "")
+def _way_in(aws: Aws, terms: Terms) -> Finding:
+    return ("your way in", "ok", offer.ports(terms, network.sources(aws, terms)), "")
 
 
 def _key() -> Finding:
@@ -145,8 +144,10 @@ def _prices(aws: Aws, terms: Terms) -> Finding:
     return ("AWS prices", "ok", f"from ${found[cheapest].usd:.3f} an hour ({cheapest})", "")
 
 
-def _setup(aws: Aws) -> Finding:
+def _setup(aws: Aws, terms: Terms) -> Finding:
     made = setup.found(aws)
+    if made is None and terms.via == "ssm":
+        raise BadRequest(setup.NO_ROLE)
     if made is None:
         return ("ec2emo setup", "warn", "not run in this region", setup.MISSING)
     return ("ec2emo setup", "ok", f"copies in {made.store}", "")

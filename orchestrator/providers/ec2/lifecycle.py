@@ -57,7 +57,7 @@ def again(machine: Machine) -> Machine | None:
     changed = False
     lease = lease_of(Store(), machine.id)
     if lease is not None and lease.group and lease.made:
-        changed = network.admit(aws, lease.group, network.allowed_from(lease.terms))
+        changed = network.admit(aws, lease.group, network.sources(aws, lease.terms))
     address = instance.get("PublicIpAddress")
     if machine.via or not address:
         return machine if changed else None

@@ -1,6 +1,8 @@
 """Who may reach a machine: a security group for each run, with port 22 open to one address, or to nobody.
 
-The rule is replaced when the address changes, never widened, and goes with the run.
+The rule is replaced when the address changes, never widened, and goes with the run. A source is an address
+or network in CIDR notation, or the id of a security group: an EC2 Instance Connect Endpoint comes from its
+own network interface, which has one, while the agent of SSM calls out and needs no way in.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import os
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orchestrator.errors import BadRequest, Ec2emoError
@@ -25,19 +27,36 @@ PATIENCE = 5.0
 HELD_FOR = 120.0  # seconds a network interface may hold on to a group after its machine has gone
 
 
-def allowed_from(terms: Terms) -> str | None:
-    """Who may reach port 22, as an IPv4 network; None where nobody needs to, because of a tunnel.
+def sources(aws: Aws, terms: Terms) -> tuple[str, ...]:
+    """Who may reach port 22; nobody where the machine calls out, by way of SSM.
 
-    Raises BadRequest when it cannot be learnt, or is too wide.
+    Raises BadRequest when it cannot be learnt, is too wide, or lacks what the tunnel needs.
     """
-    if terms.via:
-        if shutil.which("aws") is None:
-            raise BadRequest(
-                f"--via {terms.via} needs the AWS command line, which is not installed here: install it "
-                f"(and, for ssm, its session-manager-plugin), or leave --via out"
-            )
-        return None
-    return _network(terms.allow_from) if terms.allow_from else f"{my_address()}/32"
+    if terms.via and shutil.which("aws") is None:
+        raise BadRequest(
+            f"--via {terms.via} needs the AWS command line, which is not installed here: install it "
+            f"(and, for ssm, its session-manager-plugin), or leave --via out"
+        )
+    if terms.via == "ssm":
+        return ()
+    if terms.via == "eice":
+        endpoint = _endpoint(aws, str(subnets(aws, terms)[0]["VpcId"]))
+        if not endpoint.get("PreserveClientIp"):  # else what comes through it comes from this computer
+            return tuple(sorted(map(str, endpoint["SecurityGroupIds"])))
+    return (_network(terms.allow_from) if terms.allow_from else f"{my_address()}/32",)
+
+
+def _endpoint(aws: Aws, vpc: str) -> dict[str, Any]:
+    """The EC2 Instance Connect Endpoint of a network. Raises BadRequest when it has none that is ready."""
+    filters = [{"Name": "vpc-id", "Values": [vpc]}, {"Name": "state", "Values": ["create-complete"]}]
+    there = aws.all("ec2", "describe_instance_connect_endpoints", "InstanceConnectEndpoints", Filters=filters)
+    found = next(iter(there), None)
+    if found is None:
+        raise BadRequest(
+            f"there is no EC2 Instance Connect Endpoint in {vpc}, which --via eice goes through: 'aws ec2 "
+            f"create-instance-connect-endpoint --subnet-id subnet-…' makes one, or take --via ssm"
+        )
+    return found
 
 
 def my_address() -> str:
@@ -102,14 +121,14 @@ def group(aws: Aws, name: str, vpc: str, made_with: Mapping[str, str]) -> str:
     return str(there["GroupId"])
 
 
-def admit(aws: Aws, group_id: str, network: str | None) -> bool:
-    """Let this network reach port 22, and nobody else; whether anything had to be changed."""
-    wanted = {_rule(network)} if network else set()
+def admit(aws: Aws, group_id: str, sources: Iterable[str]) -> bool:
+    """Let these reach port 22, and nobody else; whether anything had to be changed."""
+    wanted = {_rule(source) for source in sources}
     groups = aws.ask("ec2", "describe_security_groups", GroupIds=[group_id])["SecurityGroups"]
     there = {
         (str(p.get("IpProtocol")), p.get("FromPort"), p.get("ToPort"), str(r.get(field)))
         for p in groups[0].get("IpPermissions") or ()
-        for kind, field in (("IpRanges", "CidrIp"), ("Ipv6Ranges", "CidrIpv6"))
+        for kind, field in FIELDS.items()
         for r in p.get(kind) or ()
     }
     for old in there - wanted:  # first: a change of address never opens to two
@@ -141,17 +160,24 @@ def remove(aws: Aws, group_id: str, *, within: float = HELD_FOR) -> bool:
 
 
 Rule = tuple[str, int | None, int | None, str]
+FIELDS = {
+    "IpRanges": "CidrIp",
+    "Ipv6Ranges": "CidrIpv6",
+    "UserIdGroupPairs": "GroupId",
+    "PrefixListIds": "PrefixListId",
+}
 
 
-def _rule(network: str) -> Rule:
-    return ("tcp", 22, 22, network)
+def _rule(source: str) -> Rule:
+    return ("tcp", 22, 22, source)
 
 
 def _permission(rule: Rule) -> dict[str, Any]:
-    protocol, first, last, network = rule
-    kind = {"Ipv6Ranges": [{"CidrIpv6": network}]} if ":" in network else {"IpRanges": [{"CidrIp": network}]}
+    protocol, first, last, source = rule
+    starts = {"sg-": "UserIdGroupPairs", "pl-": "PrefixListIds"}
+    kind = starts.get(source[:3], "Ipv6Ranges" if ":" in source else "IpRanges")
     ports = {} if first is None else {"FromPort": first, "ToPort": last}
-    return {"IpProtocol": protocol, **ports, **kind}
+    return {"IpProtocol": protocol, **ports, kind: [{FIELDS[kind]: source}]}
 
 
 def _group_named(aws: Aws, name: str, vpc: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.errors import BadRequest, CapReached
 from orchestrator.lease import Market
 from orchestrator.machine import Terms
-from orchestrator.providers.ec2 import image, ladder, network, prices, quotas
+from orchestrator.providers.ec2 import image, ladder, network, prices, quotas, setup
 from orchestrator.providers.ec2.api import Aws
 from orchestrator.providers.ec2.image import Image
 from orchestrator.providers.ec2.prices import Price
@@ -30,7 +30,7 @@ class Offer:
     image: Image
     prices: Mapping[str, Price]
     markets: tuple[Market, ...]
-    allowed_from: str | None
+    sources: tuple[str, ...]
 
     @property
     def types(self) -> list[str]:
@@ -51,12 +51,16 @@ class Offer:
 def look(aws: Aws, terms: Terms) -> Offer:
     """What the terms come down to here and now. Raises BadRequest, Refused, OutcomeUnknown."""
     types = ladder.chosen(terms)
-    with ThreadPoolExecutor(max_workers=5) as pool:  # each waits for the network, not for the others
-        address = pool.submit(network.allowed_from, terms)
+    with ThreadPoolExecutor(max_workers=6) as pool:  # each waits for the network, not for the others
+        sources = pool.submit(network.sources, aws, terms)
+        backed = pool.submit(setup.found, aws) if terms.via == "ssm" else None
         subnets = pool.submit(network.subnets, aws, terms)
         zones = pool.submit(_zones, aws, types)
         found = pool.submit(image.find, aws, terms)
         priced = pool.submit(prices.on_demand, aws, types)
+    admitted = sources.result()
+    if backed and backed.result() is None:
+        raise BadRequest(setup.NO_ROLE)
     nets, offered = subnets.result(), zones.result()
     pools = tuple(
         (t, str(net["AvailabilityZone"]), str(net["SubnetId"]))
@@ -77,7 +81,7 @@ def look(aws: Aws, terms: Terms) -> Offer:
         image=found.result(),
         prices=priced.result(),
         markets=markets(terms),
-        allowed_from=address.result(),
+        sources=admitted,
     )
 
 
@@ -122,13 +126,19 @@ def plan(aws: Aws, terms: Terms, offer: Offer) -> dict[str, Any]:
         "not_offered_here": list(offer.not_offered),
         "quotas": {q.code: _quota(q) for q in limits.result()},
         "disk": f"{disk_size(terms, offer.image)} GB gp3, encrypted, ${disk:.3f} an hour",
-        "ports": f"22 for {offer.allowed_from}" if offer.allowed_from else f"none, by way of {terms.via}",
+        "ports": ports(terms, offer.sources),
         "ends_after_minutes": limit,
         "after": terms.after,
         "worst_usd_per_hour": round(offer.worst, 4),
         "worst_usd": round((offer.worst + disk) * limit / 60, 2),
         "prices_guessed": offer.guessed,
     }
+
+
+def ports(terms: Terms, sources: tuple[str, ...]) -> str:
+    """What is open, to whom."""
+    behind = ", an EC2 Instance Connect Endpoint" if terms.via == "eice" else ""
+    return f"22 for {', '.join(sources)}{behind}" if sources else f"none, by way of {terms.via}"
 
 
 def disk_size(terms: Terms, chosen: Image) -> int:

@@ -47,7 +47,7 @@ def provide(errand: Errand) -> Machine:
         if book.lease.reached is None:
             _first_contact(book, aws, machine, errand.say)
         elif book.lease.group and book.lease.made:
-            network.admit(aws, book.lease.group, network.allowed_from(book.lease.terms))
+            network.admit(aws, book.lease.group, network.sources(aws, book.lease.terms))
         return machine
 
 
@@ -220,7 +220,7 @@ def _prepare(book: Book, aws: Aws, found: Offer, until: float) -> str:
     key = keys.imported(aws, lease.owner, ours)
     group = lease.group or network.group(aws, book.name, found.vpc, tagged)
     book.keep(group=group)
-    network.admit(aws, group, found.allowed_from)
+    network.admit(aws, group, found.sources)
     if book.lease.template:
         return book.lease.template
     boot = limits.boot(book, usd_per_hour=found.worst, after="keep" if lease.after == "keep" else "terminate")
@@ -335,7 +335,7 @@ def _first_contact(book: Book, aws: Aws, machine: Machine, say: Say) -> None:
     if not pins.read(lease.instance):
         pins.write(lease.instance, lease.host_key)
     if lease.group:
-        network.admit(aws, lease.group, network.allowed_from(lease.terms))
+        network.admit(aws, lease.group, network.sources(aws, lease.terms))
     shell = contact.reach(machine, look)
     try:
         shell = contact.rotate(machine, shell, look)

@@ -26,6 +26,11 @@ MISSING = (
     "lost with the machine, and nothing outside the machine ends it"
 )
 
+NO_ROLE = (
+    "--via ssm needs a machine whose role lets it be reached so, and 'ec2emo setup' has not been run here: "
+    "run it, which makes that role, or take --via eice"
+)
+
 Say = Callable[[str], None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import time
@@ -14,9 +15,11 @@ import pytest
 from orchestrator import pins, providers
 from orchestrator.connect import open_shell
 from orchestrator.errors import ContactLost, Ec2emoError, Refused
-from orchestrator.machine import Terms
+from orchestrator.machine import Machine, Terms
 from orchestrator.providers import Errand
-from orchestrator.providers.ec2 import api, attach, clock, contact, image, keys, provision
+from orchestrator.providers.ec2 import api, attach, clock, contact, image, keys, provision, setup
+from orchestrator.ssh import SSHShell
+from orchestrator.ssh.way import CONNECT_TIMEOUT
 from orchestrator.store import Store
 from tests.conftest import eventually
 from tests.orchestrator.ec2.conftest import TWO, errand, user_data
@@ -25,11 +28,14 @@ if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
     from tests.cloud.instances import Instance
 
+POLICY = Path(__file__).parents[3] / "docs" / "aws-policy.json"
+
 
 @pytest.fixture(autouse=True)
 def booting_takes_its_time(at_home: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "now", time.time)
     monkeypatch.setattr(clock, "sleep", time.sleep)
+    monkeypatch.setattr(contact, "BOOT_PATIENCE", 60.0)  # nothing boots for longer here
 
 
 def logins(instance: Instance) -> int:
@@ -92,11 +98,35 @@ def test_a_tunnel_leads_to_a_machine_without_open_ports(
     cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch, via: str
 ) -> None:
     monkeypatch.setenv("PATH", f"{cloud.programs}:{os.environ['PATH']}")
+    setup.install(api.connected(None), lambda sentence: None)
+    cloud.enforce(json.loads(POLICY.read_text()))
     terms = Terms(via="ssm" if via == "ssm" else "eice", instance_types=TWO)
     machine = provision.provide(errand(at_home, terms))
     with open_shell(machine) as shell:
         assert shell.run(["echo", "here"]).out == b"here\n"
-    assert "ec2:AuthorizeSecurityGroupIngress" not in cloud.names()
+    opened = [
+        (p["FromPort"], p["ToPort"], p.get("IpRanges"), p.get("UserIdGroupPairs"))
+        for call in cloud.named("ec2:AuthorizeSecurityGroupIngress")
+        for p in call.parameters["IpPermissions"]
+    ]
+    through = [{"GroupId": cloud.connections.group(cloud.region)}]  # of the endpoint, and nobody's address
+    assert opened == ([] if via == "ssm" else [(22, 22, None, through)])
+
+
+def test_what_the_tunnels_program_says_is_told_at_once(
+    cloud: Cloud, at_home: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{cloud.programs}:{os.environ['PATH']}")
+    for name, value in cloud.environment.items():
+        monkeypatch.setenv(name, value)
+    machine = Machine("ec2", host="i-1", user="ubuntu", id="i-1", region=cloud.region, via="ssm")
+    began = time.monotonic()
+    with pytest.raises(ContactLost, match=r"cannot reach i-1 \(.*TargetNotConnected.*aws ssm start-session"):
+        SSHShell(machine)
+    assert time.monotonic() - began < CONNECT_TIMEOUT
+    monkeypatch.setenv("PATH", "/nothing")
+    with pytest.raises(ContactLost, match="install aws"):
+        SSHShell(machine)
 
 
 def test_a_machine_that_was_there_is_known_by_what_its_console_says(

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.errors import BadRequest, CapReached, Ec2emoError, OutcomeUnknown
 from orchestrator.lease import Lease
 from orchestrator.machine import Terms
-from orchestrator.providers.ec2 import api, instances, ladder, network, provision
+from orchestrator.providers.ec2 import api, instances, ladder, network, provision, setup
 from orchestrator.providers.ec2.book import Book
 from orchestrator.store import Store
 from tests.orchestrator.ec2.conftest import NEVER, errand, user_data
@@ -290,7 +290,9 @@ def test_two_computers_with_a_run_of_one_name_do_not_mix(cloud: Cloud, at_home: 
 def test_the_rule_follows_the_caller_and_is_never_widened(cloud: Cloud, at_home: Store) -> None:
     lease = launch(at_home)
     cloud.caller = "203.0.113.9"
-    assert network.admit(api.connected(None), str(lease.group), network.allowed_from(lease.terms))
+    assert network.admit(
+        api.connected(None), str(lease.group), network.sources(api.connected(None), lease.terms)
+    )
     groups = cloud.client("ec2").describe_security_groups(GroupIds=[lease.group])["SecurityGroups"]
     ranges = [r["CidrIp"] for p in groups[0]["IpPermissions"] for r in p["IpRanges"]]
     assert ranges == ["203.0.113.9/32"]
@@ -321,6 +323,13 @@ def test_a_tunnel_opens_no_port_and_needs_a_program(
     with pytest.raises(BadRequest, match="needs the AWS command line"):
         launch(at_home, Terms(via="ssm"))
     monkeypatch.setenv("PATH", str(cloud.programs))
+    with pytest.raises(BadRequest, match="'ec2emo setup' has not been run"):
+        launch(at_home, Terms(via="ssm"), "roleless")
+    cloud.connections.endpoint = False
+    with pytest.raises(BadRequest, match="no EC2 Instance Connect Endpoint"):
+        launch(at_home, Terms(via="eice"), "pointless")
+    assert left(cloud) == set()
+    setup.install(api.connected(None), lambda sentence: None)
     assert launch(at_home, Terms(via="ssm")).instance
     assert "ec2:AuthorizeSecurityGroupIngress" not in cloud.names()
 

@@ -33,6 +33,10 @@ ACTIONS = {
 # What AWS asks permission for without being called so: a fleet runs instances, what is made is tagged, roles
 # are passed on, and who may not list a bucket is not told that an object is not there.
 IMPLIED = {"ec2:RunInstances", "ec2:CreateTags", "iam:PassRole", "s3:ListBucket"}
+# What the AWS command line asks for, when it is a tunnel's end.
+TUNNELS = {
+    *("ec2-instance-connect:OpenTunnel", "ssm:ResumeSession", "ssm:StartSession", "ssm:TerminateSession"),
+}
 
 
 def statements(name: str) -> list[dict[str, Any]]:
@@ -90,7 +94,7 @@ def test_what_is_asked_for_is_found_in_the_source() -> None:
 def test_the_policy_allows_every_call_and_nothing_else() -> None:
     setup_alone = asked("setup") - asked(*(p.stem for p in SOURCES if p.stem != "setup"))
     others = asked() - setup_alone | {"cloudformation:DescribeStacks"}
-    assert actions("aws-policy.json") == others | IMPLIED
+    assert actions("aws-policy.json") == others | IMPLIED | TUNNELS
 
 
 def test_the_policy_for_setup_allows_its_calls() -> None:

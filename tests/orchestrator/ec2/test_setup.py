@@ -36,10 +36,10 @@ def quietly(_: str) -> None:
 
 
 def policy_of(cloud: Cloud, role: str) -> dict[str, Any]:
-    """The one policy of a role, as the account has it."""
+    """The policy of a role that says what it is for, as the account has it."""
     iam, name = cloud.client("iam"), role.rpartition("/")[2]
     assert iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"] == []
-    (policy,) = iam.list_role_policies(RoleName=name)["PolicyNames"]
+    (policy,) = set(iam.list_role_policies(RoleName=name)["PolicyNames"]) - {"sessions"}
     said = iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
     document: dict[str, Any] = ast.literal_eval(said)  # moto writes it as Python would
     return document
@@ -108,14 +108,18 @@ def test_what_fails_is_told_in_cloudformations_words(
         setup.install(aws, quietly)
 
 
-def test_the_bucket_is_private_and_keeps_what_was_overwritten() -> None:
-    """By the template: moto's CloudFormation leaves most of this out."""
+def _resources() -> Any:
+    """By the template: moto's CloudFormation leaves much of it out."""
 
     class Loader(yaml.SafeLoader):
         """YAML with CloudFormation's short forms, which stay the text they are."""
 
     Loader.add_multi_constructor("!", lambda loader, _, node: loader.construct_scalar(node))
-    made = yaml.load(setup.template(), Loader)["Resources"]
+    return yaml.load(setup.template(), Loader)["Resources"]
+
+
+def test_the_bucket_is_private_and_keeps_what_was_overwritten() -> None:
+    made = _resources()
     bucket = made["Bucket"]["Properties"]
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     assert len(bucket["PublicAccessBlockConfiguration"]) == 4
@@ -149,7 +153,20 @@ def test_a_machine_reaches_its_runs_and_nothing_else(aws: Aws, cloud: Cloud) -> 
         for s in policy["Statement"]
         for a in ([s["Action"]] if isinstance(s["Action"], str) else s["Action"])
     }
-    assert all(a.startswith("s3:") and "*" not in a for a in actions)
+    assert not [a for a in actions if "*" in a]
+    assert {a.partition(":")[0] for a in actions} == {"s3"}
+
+
+def test_a_machine_may_be_reached_by_sessions_and_learns_nothing_by_that() -> None:
+    (sessions,) = [
+        p for p in _resources()["MachineRole"]["Properties"]["Policies"] if p["PolicyName"] != "runs"
+    ]
+    (statement,) = sessions["PolicyDocument"]["Statement"]
+    assert (sessions["PolicyName"], statement["Effect"]) == ("sessions", "Allow")
+    assert set(statement["Action"]) == {
+        "ssm:UpdateInstanceInformation",
+        *(f"ssmmessages:{verb}{of}Channel" for verb in ("Create", "Open") for of in ("Control", "Data")),
+    }
 
 
 def test_the_schedulers_role_ends_our_machines_and_nothing_else(aws: Aws, cloud: Cloud) -> None:
