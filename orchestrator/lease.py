@@ -23,7 +23,8 @@ Market = Literal["on-demand", "spot"]
 class Call:
     """One request for a machine, written down before it is sent; `outcome` None means nobody knows yet.
 
-    The same token goes only with the same `request`; one that has come to nothing is never used again.
+    The same token goes only with the same `request`; one that has come to nothing is never used again. `at`
+    is when it was first written down, `sent` when it was sent last, in seconds since 1970.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Call:
     at: float
     request: Mapping[str, Any]
     outcome: str | None = None
+    sent: float | None = None
 
 
 @dataclass(frozen=True)

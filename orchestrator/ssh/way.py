@@ -156,9 +156,9 @@ def _tunnelled(hop: Hop, argv: Sequence[str]) -> Hop:
     """
     ours, theirs = socket.socketpair()
     with theirs:
+        line = theirs.fileno()
         try:
-            end = theirs.fileno()
-            program = subprocess.Popen(argv, stdin=end, stdout=end, stderr=subprocess.PIPE)
+            program = subprocess.Popen(argv, stdin=line, stdout=line, stderr=subprocess.PIPE)
         except OSError as e:
             ours.close()
             raise ContactLost(

@@ -113,8 +113,8 @@ class Connections:
         if instance.state != "running":
             return
         # An agent calls out, but the endpoint knocks like anybody else.
-        knocks = session.startswith("tunnel-")
-        if knocks and not self.cloud.firewall.admits(instance, self.group(instance.region)):
+        through = self.group(instance.region) if session.startswith("tunnel-") else None
+        if through and not self.cloud.firewall.admits(instance, through):
             return
         inner, outer = socket.socketpair()
         ends = {"stdin": inner, "stdout": inner, "stderr": subprocess.DEVNULL}

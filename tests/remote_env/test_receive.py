@@ -342,15 +342,12 @@ def test_where_there_are_no_hard_links_files_are_copied(tmp_path: Path, monkeypa
     assert (tmp_path / "data" / FINGERPRINT / "-rf").stat().st_nlink == 1
 
 
-# What is there beside the standard library: for supervise.py the folder it is sent in.
 @pytest.mark.parametrize(
     ("name", "beside"),
     [
+        ("guard.py", set()),  # travels alone, in user data
         ("receive.py", set()),
-        ("guard.py", set()),
-        ("supervise.py", {"remote_env"}),
-        ("health.py", set()),
-        ("kernel.py", set()),
+        *((name, {"remote_env"}) for name in ("supervise.py", "health.py", "kernel.py")),
     ],
 )
 def test_what_runs_on_the_machine_is_written_for_its_python(name: str, beside: set[str]) -> None:

@@ -23,6 +23,7 @@ from orchestrator.providers.ec2.outcome import Cause, Failure
 
 THROTTLED_FOR = 90.0  # seconds of asking to slow down after which we give up
 UNKNOWN_FOR = 20.0  # seconds of asking again with the same token, before looking by the tags
+IN_FLIGHT_FOR = 60.0  # seconds after which a request that was sent has had its effect, or will have none
 LOOK_EVERY = 3.0
 STALE = 600.0  # seconds after which a call without an outcome is looked for, but no longer sent again
 ALIVE = ("pending", "running", "stopping", "stopped")
@@ -67,8 +68,8 @@ def settle(book: Book, aws: Aws, say: Say) -> None:
     say(f"looking what became of the request of {clock.iso(call.at)}")
     if clock.now() - call.at < STALE:
         _send(book, aws, call)
-    elif not _found_by_tags(book, aws, call):
-        book.keep_call(dataclasses.replace(call, outcome="nothing came"))
+    else:
+        close_unheard(book, aws, say)
 
 
 def close_unheard(book: Book, aws: Aws, say: Say) -> None:
@@ -76,7 +77,8 @@ def close_unheard(book: Book, aws: Aws, say: Say) -> None:
     call = book.lease.open_call
     if call is None:
         return
-    remaining = max(0.0, call.at + VISIBLE_WITHIN - clock.now())
+    last = call.at if call.sent is None else call.sent
+    remaining = max(0.0, last + IN_FLIGHT_FOR + VISIBLE_WITHIN - clock.now())
     if remaining > LOOK_EVERY:
         say(f"{book.lease.run}: a request was sent and not answered; looking for its machine")
     for _ in clock.every(LOOK_EVERY, within=remaining):
@@ -102,7 +104,7 @@ def instances(aws: Aws, lease: Lease, states: tuple[str, ...] = ALIVE) -> Iterat
 def _send(book: Book, aws: Aws, call: Call) -> list[Failure]:
     """Send a call until it is answered; the lease names the machine, or the failures are returned."""
     try:
-        answer = _answered(aws, call)
+        answer = _answered(book, aws, call)
     except OutcomeUnknown:
         for _ in clock.every(LOOK_EVERY, within=VISIBLE_WITHIN):
             if _found_by_tags(book, aws, call):
@@ -129,13 +131,17 @@ def _send(book: Book, aws: Aws, call: Call) -> list[Failure]:
     return told
 
 
-def _answered(aws: Aws, call: Call) -> dict[str, Any]:
-    """The answer to a call, asked for with the same token while EC2 is busy or silent."""
+def _answered(book: Book, aws: Aws, call: Call) -> dict[str, Any]:
+    """The answer to a call, asked for with the same token while EC2 is busy or silent.
+
+    Each sending is written down: whoever has to find out what became of it counts from the last one.
+    """
     began = clock.now()
     unheard: OutcomeUnknown | None = None
     for _ in clock.backing_off(within=THROTTLED_FOR):
         if unheard is not None and clock.now() - began > UNKNOWN_FOR:
             raise unheard
+        book.keep_call(dataclasses.replace(call, sent=clock.now()))
         try:
             return aws.once("ec2", "create_fleet", **call.request, ClientToken=call.token)
         except Throttled as e:

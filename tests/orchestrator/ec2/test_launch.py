@@ -10,7 +10,7 @@ import pytest
 from orchestrator.errors import BadRequest, CapReached, Ec2emoError, OutcomeUnknown
 from orchestrator.lease import Lease
 from orchestrator.machine import Terms
-from orchestrator.providers.ec2 import api, instances, ladder, network, provision, setup
+from orchestrator.providers.ec2 import api, fleet, instances, ladder, network, provision, setup
 from orchestrator.providers.ec2.book import Book
 from orchestrator.store import Store
 from tests.orchestrator.ec2.conftest import NEVER, errand, user_data
@@ -168,6 +168,35 @@ def test_where_nothing_is_known_nothing_is_assumed(cloud: Cloud, at_home: Store)
     again = launch(at_home)
     assert again.instance and len(again.calls) == 1
     assert len({c.parameters["ClientToken"] for c in calls(cloud)}) == 1
+
+
+def test_every_sending_is_written_down_so_that_the_last_one_is_looked_for(
+    cloud: Cloud, at_home: Store
+) -> None:
+    cloud.throttle("ec2:CreateFleet", 60)
+    cloud.fail("ec2:CreateFleet", "InternalError", times=99, effect=True)
+    cloud.visibility_delay = 200  # longer than anybody looks
+    with pytest.raises(OutcomeUnknown):
+        launch(at_home)
+    lease = at_home.lease("a-run")
+    assert lease is not None and lease.open_call and lease.open_call.sent
+    assert lease.open_call.sent - lease.open_call.at >= 60
+    cloud.visibility_delay = 0
+    assert [i.id for i in cloud.living()] == [launch(at_home).instance]
+
+
+def test_what_became_of_a_call_is_asked_until_its_machine_would_be_seen(cloud: Cloud, at_home: Store) -> None:
+    """Sent again and again, it was heard a minute after it was written down, and its caller died."""
+    cloud.visibility_delay = 60
+    cloud.fail("ec2:CreateFleet", "InternalError", times=99, effect=True)
+    lease = launch(at_home)
+    (call,) = lease.calls
+    born = cloud.clock.now()
+    late = dataclasses.replace(call, outcome=None, at=born - 100, sent=born - 40)
+    book = Book(at_home, dataclasses.replace(lease, calls=(late,), instance=None))
+    cloud.visibility_delay = 100
+    fleet.close_unheard(book, api.connected(None), lambda sentence: None)
+    assert book.lease.instance == lease.instance
 
 
 def test_an_old_call_without_an_answer_is_looked_for_and_not_repeated(cloud: Cloud, at_home: Store) -> None:
