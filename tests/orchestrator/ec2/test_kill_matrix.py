@@ -24,8 +24,8 @@ from tests.orchestrator.ec2.conftest import errand
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
 
-# Of the cloud's seconds in one of ours. Not more: its time goes on while it works on a request, and what takes
-# it a second on a busy machine must stay within the minute that a request may be under way.
+# Of the cloud's seconds in one of ours. Not more: its time goes on while it works on a request, and what
+# takes it a second on a busy machine must stay within the minute that a request may be under way.
 SPEED = 50.0
 EVERY_FILE = 9  # by default every so many of the writes
 EVERY_CALL = 5
