@@ -231,7 +231,7 @@ def test_somebody_else_at_its_address_shows_another_key(account: Account) -> Non
 
 
 def test_a_tunnel_needs_no_open_port(account: Account) -> None:
-    """Through SSM where the instance's role lets its agent speak, and through an endpoint."""
+    """To the world: through SSM where the role lets the agent speak, through an endpoint from its group."""
     cloud, iam = account.cloud, account.cloud.client("iam")
     group = account.ec2.describe_security_groups(GroupIds=[account.group])["SecurityGroups"][0]
     account.ec2.revoke_security_group_ingress(GroupId=account.group, IpPermissions=group["IpPermissions"])
@@ -247,6 +247,10 @@ def test_a_tunnel_needs_no_open_port(account: Account) -> None:
     session = "--document-name AWS-StartSSHSession --parameters portNumber=22"
     agent = ["-o", f"{program} ssm start-session --target {instance.id} {session}"]
     assert account.ssh(instance, "true").returncode == 255
+    assert account.ssh(instance, "true", *endpoint).returncode == 255
+    through = [{"GroupId": cloud.connections.group(cloud.region)}]
+    way_in = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "UserIdGroupPairs": through}
+    account.ec2.authorize_security_group_ingress(GroupId=account.group, IpPermissions=[way_in])
     assert account.reached(instance, "head -c 3000000 /dev/zero | wc -c", *endpoint) == "3000000\n"
     refused = account.ssh(instance, "true", *agent)
     assert refused.returncode == 255
