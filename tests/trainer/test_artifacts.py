@@ -95,7 +95,7 @@ def test_a_bundle_predicts_files_and_arrays_alike(home: Path, small_data: Path) 
 
 def test_a_model_of_any_length_is_refused_without_the_length_it_was_trained_on(home: Path) -> None:
     (home / "preprocessing_v9.json").write_text("{}")
-    with pytest.raises(BundleError, match="nothing in .* says how many frames"):
+    with pytest.raises(BundleError, match=r"nothing in .* says how many frames"):
         artifacts.load(home)
 
 
