@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import boto3
 from botocore.config import Config
@@ -37,8 +37,10 @@ GROWING = ("events.jsonl", "train.log")
 GROWING_PIECE = 1 << 20  # bytes; at most so much is sent again when a line is added
 PIECE = 32 << 20
 TRIES = 5
+LOOKS = 20
 
 Pieces = list[tuple[int, str]]
+Known = dict[tuple[str, int, int, int], Pieces]  # by name, inode, size and time of change
 
 
 class Superseded(Exception):
@@ -46,7 +48,7 @@ class Superseded(Exception):
 
 
 class Changed(Exception):
-    """A file was replaced while it was read: the next look finds the newer one."""
+    """The run moved on while it was looked at: the next look finds it further."""
 
 
 def main(argv: list[str]) -> int:
@@ -136,18 +138,22 @@ class Mirror:
         self.etag: str | None = None
         self.there: dict[str, Any] | None = None
         self.begun = False
-        self._seen: dict[tuple[Path, int, int, int], Pieces] = {}
-        self._whole: dict[Path, Pieces] = {}
+        self._known: Known = {}
+        self._whole: dict[str, Pieces] = {}
 
     def sync(self, *, over: bool = False) -> None:
         """Make the copy what the run folder is now. Raises Superseded, Changed, and what boto3 raises."""
         if not self.begun:
             self._take_over()
-        files = self._files()
         held = named_in(self.there)
-        self._send(files, held)
+        with contextlib.ExitStack() as stack:
+            files = self._hold(stack)
+            known, self._known = self._known, {}
+            pieces = {name: self._pieces(name, file, known) for name, file in files.items()}
+            for name, file in files.items():
+                self._send(name, file, pieces[name], held)
         body = {"run": self.run_dir.name, "uid": self.uid, "attempt": self.attempt, "over": over}
-        body["files"] = {path: [list(piece) for piece in pieces] for path, (_, pieces) in files.items()}
+        body["files"] = {name: [list(piece) for piece in of] for name, of in pieces.items()}
         if self.there is None or any(self.there.get(name) != value for name, value in body.items()):
             self._point(body)
         if not self.begun:
@@ -173,58 +179,78 @@ class Mirror:
             self._take_over()  # somebody was faster; or we were, and the answer got lost
         raise Changed(f"{self.store.prefix}/index.json changes all the time")
 
-    def _send(self, files: dict[str, tuple[Path, Pieces]], held: set[str]) -> None:
-        for path, pieces in files.values():
-            offset = 0
-            for size, digest in pieces:
-                if digest not in held:
-                    with path.open("rb") as f:
-                        data = os.pread(f.fileno(), size, offset)
-                    if hashlib.sha256(data).hexdigest() != digest:
-                        raise Changed(str(path))
-                    self.store.add(digest, data)
-                    held.add(digest)
-                offset += size
+    def _send(self, name: str, file: BinaryIO, pieces: Pieces, held: set[str]) -> None:
+        offset = 0
+        for size, digest in pieces:
+            if digest not in held:
+                data = os.pread(file.fileno(), size, offset)
+                if hashlib.sha256(data).hexdigest() != digest:
+                    raise Changed(name)
+                self.store.add(digest, data)
+                held.add(digest)
+            offset += size
 
-    def _files(self) -> dict[str, tuple[Path, Pieces]]:
-        """Every file worth keeping, in pieces. What grows comes first, so that a file is there before the
-        event that tells of it; then the manifest, then what it lists.
+    def _hold(self, stack: contextlib.ExitStack) -> dict[str, BinaryIO]:
+        """Every file worth keeping, open, all of one moment: no event was written while they were opened.
+
+        What the trainer prunes from here on can still be read, so that a copy which takes longer than an
+        epoch comes to its end, too.
         """
+        for _ in range(LOOKS):
+            with contextlib.ExitStack() as opened, contextlib.suppress(FileNotFoundError):
+                before = size_of(self.run_dir / "events.jsonl")
+                files = self._open(opened)
+                if size_of(self.run_dir / "events.jsonl") == before:
+                    stack.enter_context(opened.pop_all())
+                    return files
+        raise Changed(str(self.run_dir))
+
+    def _open(self, stack: contextlib.ExitStack) -> dict[str, BinaryIO]:
+        """The manifest is opened before what it lists. Raises FileNotFoundError when some of that is gone."""
         root = self.run_dir
-        found = {
-            name: (root / name, self._growing(root / name)) for name in GROWING if (root / name).exists()
-        }
         manifest = root / "artifacts" / "manifest.json"
-        listed = {a["path"] for a in guard.load(manifest).get("artifacts", [])}
-        plain = [*root.glob("*.json"), *root.glob("attempts/*.json"), manifest]
-        plain += [p for of in ("artifacts", "checkpoints") for p in root.glob(f"{of}/[!.]*/*")]
+        plain = [root / name for name in GROWING if (root / name).exists()]
+        plain += [*root.glob("*.json"), *root.glob("attempts/*.json")]
+        plain += [manifest] if manifest.exists() else []
+        files: dict[str, BinaryIO] = {}
         for path in plain:
-            if path.name != "process.json" and path.is_file():
-                found[path.relative_to(root).as_posix()] = (path, self._still(path))
-        if not listed <= set(found):
-            raise Changed("artifacts/manifest.json")
-        return found
+            if path.name != "process.json":
+                files[path.relative_to(root).as_posix()] = stack.enter_context(path.open("rb"))
+        for path in [p for of in ("artifacts", "checkpoints") for p in root.glob(f"{of}/[!.]*/*")]:
+            files[path.relative_to(root).as_posix()] = stack.enter_context(path.open("rb"))
+        if held := files.get("artifacts/manifest.json"):
+            for listed in json.load(held)["artifacts"]:
+                if listed["path"] not in files:
+                    raise FileNotFoundError(listed["path"])
+        return files
 
-    def _growing(self, path: Path) -> Pieces:
-        """The pieces of a file that is appended to: full ones are hashed once."""
-        whole = self._whole.setdefault(path, [])
-        with path.open("rb") as f:
-            f.seek(GROWING_PIECE * len(whole))
-            while len(data := f.read(GROWING_PIECE)) == GROWING_PIECE:
-                whole.append((len(data), hashlib.sha256(data).hexdigest()))
-        return [*whole, (len(data), hashlib.sha256(data).hexdigest())] if data else list(whole)
+    def _pieces(self, name: str, file: BinaryIO, known: Known) -> Pieces:
+        """What a file consists of. Nothing is hashed twice: not the full pieces of one that is appended to,
+        and of one that is only ever replaced nothing until another takes its place.
+        """
+        now = os.fstat(file.fileno())
+        if name in GROWING:
+            whole = self._whole.setdefault(name, [])
+            pieces = pieces_of(file, GROWING_PIECE, GROWING_PIECE * len(whole), now.st_size)
+            whole += [piece for piece in pieces if piece[0] == GROWING_PIECE]
+            return [*whole, *[piece for piece in pieces if piece[0] < GROWING_PIECE]]
+        key = (name, now.st_ino, now.st_size, now.st_mtime_ns)
+        self._known[key] = known.get(key) or pieces_of(file, PIECE, 0, now.st_size)
+        return self._known[key]
 
-    def _still(self, path: Path) -> Pieces:
-        """The pieces of a file that is only ever replaced: hashed once for each that takes its place."""
-        now = path.stat()
-        key = (path, now.st_ino, now.st_size, now.st_mtime_ns)
-        if key not in self._seen:
-            pieces: Pieces = []
-            with path.open("rb") as f:
-                while data := f.read(PIECE):
-                    pieces.append((len(data), hashlib.sha256(data).hexdigest()))
-            self._seen[key] = pieces
-        return self._seen[key]
+
+def pieces_of(file: BinaryIO, each: int, start: int, end: int) -> Pieces:
+    """The bytes from `start` to `end`, in pieces of `each`, as they are now."""
+    pieces: Pieces = []
+    for offset in range(start, end, each):
+        data = os.pread(file.fileno(), min(each, end - offset), offset)
+        pieces.append((len(data), hashlib.sha256(data).hexdigest()))
+    return pieces
+
+
+def size_of(path: Path) -> int:
+    """In bytes; 0 for a file that is not there."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def keep(run_dir: Path, store: Store) -> int:

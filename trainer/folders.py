@@ -27,7 +27,7 @@ def publish(target: Path, fill: Callable[[Path], None]) -> Path:
             _sync(file)
         contract.sync_folder(aside)
         if target.exists():
-            shutil.rmtree(target)
+            _remove(target)
         aside.replace(target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -46,10 +46,16 @@ def remove_half_written(parent: Path) -> None:
 
 
 def keep(parent: Path, pattern: str, wanted: set[str]) -> None:
-    """Delete the folders named like `pattern` that are not `wanted`."""
+    """Delete the folders named like `pattern` that are not `wanted`, each whole or not at all."""
     for folder in parent.glob(pattern):
         if folder.name not in wanted and folder.is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    folder.replace(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(file: Path) -> None:

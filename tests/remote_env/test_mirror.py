@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -256,6 +257,28 @@ def test_a_file_that_is_replaced_while_it_is_read_makes_no_mixed_copy(run: Path,
     with pytest.raises(mirror.Changed):
         Mirror(run, store).sync()
     assert store.index() == (None, None)
+
+
+def test_a_copy_comes_to_its_end_while_the_trainer_saves_and_prunes_faster_than_it_is_sent(
+    run: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_first = content(run)
+    add = Store.add
+    epochs = iter(range(3, 100))
+
+    def slow(self: Store, digest: str, data: bytes) -> None:
+        epoch = next(epochs)
+        save(run, epoch, best=True)
+        shutil.rmtree(run / "checkpoints" / f"epoch-{epoch - 2:04}")
+        for former in set((run / "artifacts").glob("best-*")) - {run / "artifacts" / f"best-{epoch:04}"}:
+            shutil.rmtree(former)
+        add(self, digest, data)
+
+    monkeypatch.setattr(Store, "add", slow)
+    Mirror(run, store).sync()
+    monkeypatch.undo()
+    mirror.restore(tmp_path / "back", store)
+    assert content(tmp_path / "back") == at_first
 
 
 def test_it_keeps_on_until_the_exit_record_and_then_says_that_all_is_there(
