@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import platformdirs
@@ -26,6 +26,7 @@ from trainer.contract import RunDir
 
 RECORD = "run.json"
 LEASE = "lease.json"
+SEEN = "seen.json"
 
 
 def home() -> Path:
@@ -104,13 +105,21 @@ class Store:
 
     def all(self) -> tuple[list[Run], list[str]]:
         """The readable runs, the oldest first, and the ids of the others."""
+        return self.some(self.ids())
+
+    def some(self, ids: Iterable[str]) -> tuple[list[Run], list[str]]:
+        """As `all`, of these."""
         readable, damaged = [], []
-        for run_id in self.ids():
+        for run_id in ids:
             try:
                 readable.append(self.load(run_id))
             except BadRequest:
                 damaged.append(run_id)
         return sorted(readable, key=lambda r: (r.created, r.id)), sorted(damaged)
+
+    def read_for_lists(self, run_id: str) -> list[str]:
+        """The files that what a list says of a run is made of."""
+        return [f"{self.runs}/{run_id}/{name}" for name in (RECORD, LEASE, SEEN, contract.EVENTS)]
 
     def lease(self, run_id: str) -> Lease | None:
         """What was rented for a run, None when nothing was. Raises BadRequest when it cannot be read."""
@@ -221,7 +230,7 @@ class Store:
         return sorted(groups[matches[0]], key=lambda run: run.spec.fold or 0)
 
     def _seen(self, run_id: str) -> Path:
-        return self.dir(run_id).root / "seen.json"
+        return self.dir(run_id).root / SEEN
 
     def _lease(self, run_id: str) -> Path:
         return self.dir(run_id).root / LEASE

@@ -11,7 +11,7 @@ import typer
 
 from orchestrator import view
 from orchestrator.errors import BadRequest
-from orchestrator.history import known
+from orchestrator.listing import listed
 from orchestrator.progress import State
 from orchestrator.store import Store
 
@@ -37,8 +37,9 @@ def command(
         raise BadRequest(f"there is no state {state!r:.40}: {', '.join(get_args(State))}")
     begun = 0.0 if since is None else _moment(since)
     store = Store()
-    readable, damaged = store.all()
-    rows = [known(store, run).to_dict() for run in readable if run.created >= begun]
+    readable, damaged = listed(store)
+    oldest = time.time() - begun
+    rows = [row for row in readable if row["age_seconds"] <= oldest]
     for key, wanted in (("recipe", recipe), ("state", state)):
         rows = [row for row in rows if wanted in (None, row[key])]
     rows = [row for row in rows if on is None or on in row["machine"]]

@@ -225,12 +225,13 @@ def _shown(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[
 
 
 def _line(cells: Sequence[tuple[tuple[str, str], int, bool]]) -> Text:
-    line = words()
+    parts: list[Styled] = []
     for i, ((string, style), width, right) in enumerate(cells):
         short = clip(string, width)
         padding = " " * (width - cell_len(short))
-        line.append_text(words(" " * GAP if i else "", padding if right else "", (short, style)))
-        line.append_text(words("" if right else padding))
+        before, after = (padding, "") if right else ("", padding)
+        parts += [" " * GAP * bool(i) + before, (short, style), after]
+    line = words(*parts)
     line.rstrip()
     return line
 

@@ -48,6 +48,8 @@ def plain(text: str) -> str:
 
     Every kind of white space becomes a space. A line over `LONGEST` ends in an ellipsis.
     """
+    if len(text) <= LONGEST and text.isascii() and text.isprintable():
+        return text
     kept = _SEQUENCES.sub("", text[:_LOOKED_AT]).translate(_KEPT)
     if len(kept) > LONGEST or len(text) > _LOOKED_AT:
         return kept[: LONGEST - 1] + "…"

@@ -25,7 +25,7 @@ ORCHESTRATOR = (
     ("assess", "search"),
     ("notify", "tensorboard", "logfile"),
     ("start", "follow", "fetch", "view"),
-    ("remote", "data", "landing", "published", "aliases", "keras_log"),
+    ("remote", "data", "landing", "published", "listing", "aliases", "keras_log"),
     ("connect", "hints", "history"),
     ("providers",),
     ("ssh", "bundle"),

@@ -19,6 +19,7 @@ from trainer.contract.events import (
     encode,
 )
 from trainer.contract.records import (
+    EVENTS,
     Artifact,
     Attempt,
     Manifest,
@@ -36,6 +37,7 @@ from trainer.contract.wire import (
 )
 
 __all__ = [
+    "EVENTS",
     "VERSION",
     "AnyEvent",
     "Artifact",

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from trainer.contract.wire import VERSION, ContractError, build, load, parse_object, to_json
 
+EVENTS = "events.jsonl"
+
 
 @dataclass(frozen=True)
 class RunDir:
@@ -25,7 +27,7 @@ class RunDir:
     @property
     def events(self) -> Path:
         """What happened, appended by the trainer alone."""
-        return self.root / "events.jsonl"
+        return self.root / EVENTS
 
     @property
     def log(self) -> Path:

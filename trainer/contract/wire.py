@@ -8,7 +8,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -106,32 +106,43 @@ def fill(cls: type[T], body: Mapping[str, Any]) -> T:
     hints = _hints(cast(Hashable, cls))
     known = {k: v for k, v in body.items() if k in hints}
     for name, value in known.items():
-        if not _fits(value, hints[name]):
-            raise TypeError(f"{name} is {value!r:.80}, not {hints[name]}")
+        hint, fits = hints[name]
+        if not fits(value):
+            raise TypeError(f"{name} is {value!r:.80}, not {hint}")
     return cls(**known)
 
 
 @cache
-def _hints(cls: Hashable) -> dict[str, Any]:
+def _hints(cls: Hashable) -> dict[str, tuple[Any, Callable[[Any], bool]]]:
     hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cast(Any, cls))}
+    return {f.name: (hints[f.name], _fits(hints[f.name])) for f in dataclasses.fields(cast(Any, cls))}
 
 
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value read from JSON is of an annotated type; an int passes for a float, a bool does not."""
+@cache
+def _fits(hint: Any) -> Callable[[Any], bool]:
+    """Tells whether a value read from JSON is of an annotated type. An int passes for a float, a bool for
+    nothing else.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        return any(_fits(value, a) for a in arguments)
+        tests = [_fits(a) for a in arguments]
+        return lambda value: any(test(value) for test in tests)
     if origin is Literal:
-        return value in arguments
+        return lambda value: value in arguments
     if origin is list:
-        return isinstance(value, list) and all(_fits(v, arguments[0]) for v in value)
+        each = _fits(arguments[0])
+        return lambda value: isinstance(value, list) and all(map(each, value))
     if origin is tuple:
-        return isinstance(value, tuple)
+        return lambda value: isinstance(value, tuple)
     if origin in (dict, Mapping):
-        return isinstance(value, Mapping) and all(_fits(v, arguments[1]) for v in value.values())
+        each = _fits(arguments[1])
+        return lambda value: isinstance(value, Mapping) and all(map(each, value.values()))
     if hint is Any:
-        return True
+        return lambda value: True
+    return lambda value: _is_plain(value, hint)
+
+
+def _is_plain(value: object, hint: Any) -> bool:
     if isinstance(value, bool):
         return hint is bool
     if isinstance(value, int) and abs(value) >= 2**64:
