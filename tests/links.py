@@ -8,25 +8,30 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from math import isinf
 from typing import Any
 
 PIECE = 1 << 14
+UNDER_WAY = 64  # pieces that a line with a rate holds: a router's queue of a megabyte
 
 
 class Link:
     """Leads from `port` to another port, on loopback; `delay` is in seconds, each way.
 
+    With `rate`, in bytes a second, no direction carries more, over all connections together.
     With `budgets`, each connection is cut, wherever it is then, when it has carried as many bytes as that
     answers for it.
     """
 
-    def __init__(self, to: int, *, delay: float = 0.0, port: int = 0) -> None:
+    def __init__(self, to: int, *, delay: float = 0.0, rate: float = float("inf"), port: int = 0) -> None:
         self.port = port
         self.delay = delay
+        self.rate = rate
         self.budgets: Callable[[], float] = lambda: float("inf")
         self.opened = self.cuts = self.carried = 0
         self._to = to
         self._open: set[asyncio.WriteTransport] = set()
+        self._busy = {"to": 0.0, "from": 0.0}  # until when the line is taken, each way
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
@@ -101,7 +106,9 @@ class Link:
         both = {writer.transport, onward.transport}
         self._open |= both
         try:
-            await asyncio.gather(self._pump(reader, onward, left), self._pump(there, writer, left))
+            await asyncio.gather(
+                self._pump(reader, onward, left, "to"), self._pump(there, writer, left, "from")
+            )
         except (OSError, EOFError):
             pass
         finally:
@@ -110,10 +117,10 @@ class Link:
                 transport.abort()
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: list[float]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: list[float], way: str
     ) -> None:
         """Carry one way: every piece `delay` later, in order, as far as the budget of the connection goes."""
-        pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        pieces: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(0 if isinf(self.rate) else UNDER_WAY)
 
         async def deliver() -> None:
             while True:
@@ -135,8 +142,9 @@ class Link:
         delivering = asyncio.create_task(deliver())
         try:
             while not delivering.done() and (data := await self._next(reader, delivering)):
-                pieces.put_nowait((time.monotonic() + self.delay, data))
-            pieces.put_nowait((time.monotonic() + self.delay, b""))
+                self._busy[way] = max(time.monotonic(), self._busy[way]) + len(data) / self.rate
+                await pieces.put((self._busy[way] + self.delay, data))
+            await pieces.put((max(time.monotonic(), self._busy[way]) + self.delay, b""))
             await delivering
         finally:
             delivering.cancel()
@@ -154,9 +162,9 @@ class Link:
 
 
 @contextlib.contextmanager
-def link(to: int, *, delay: float = 0.0) -> Iterator[Link]:
+def link(to: int, *, delay: float = 0.0, rate: float = float("inf")) -> Iterator[Link]:
     """A link for as long as the block lasts."""
-    made = Link(to, delay=delay)
+    made = Link(to, delay=delay, rate=rate)
     try:
         yield made
     finally:

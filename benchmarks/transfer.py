@@ -1,0 +1,156 @@
+"""Sending a data set over a slow line, beside `scp -r`, `rsync -a` and tar through ssh; and sending it again.
+
+    python -m benchmarks.transfer [--files N] [--kilobytes K] [--round-trip SECONDS] [--megabits M]
+
+A real sshd behind a proxy that delays and paces. Files are .npz of random float32 numbers, which do not
+compress; `scp` asks for an answer after every file, so its time is a number of round trips for each. All
+times include the connection. Needs what the tests need: sshd, as root; what is not installed is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from orchestrator import bundle, connect, data, remote
+from orchestrator.machine import Machine
+from orchestrator.store import Store
+from tests.conftest import Box, make_box
+from tests.links import Link, link
+from tests.orchestrator.followed import through
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=435)
+    parser.add_argument("--kilobytes", type=int, default=100)
+    parser.add_argument("--round-trip", type=float, default=0.04)
+    parser.add_argument("--megabits", type=float, default=50)
+    parser.add_argument("--skip", nargs="*", default=[], choices=["scp", "rsync", "tar"])
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        features = _write(folder / "features", asked.files, asked.kilobytes * 1000)
+        box = make_box(folder / "box")
+        box.start()
+        try:
+            rate = asked.megabits * 1e6 / 8
+            with link(box.port, delay=asked.round_trip / 2, rate=rate) as wire:
+                os.environ["HOME"] = str(box.client_home)
+                machine = through(box, wire)
+                least = asked.files * asked.kilobytes * 1000 / rate
+                print(
+                    f"{asked.files} files of {asked.kilobytes} kB: {least:.1f} s at {asked.megabits} Mbit/s"
+                )
+                ours = Ours(machine, Store(folder / "home"), features)
+                first = _timed("ec2emo, the first time", wire, ours.sync)
+                _timed("ec2emo, nothing changed", wire, ours.sync)
+                _timed("  of it on an open connection", wire, ours.again)
+                _change(features)
+                _timed("ec2emo, one file changed", wire, ours.sync)
+                ours.close()
+                for name, argv in _others(box, wire, features).items():
+                    if name not in asked.skip and shutil.which(name):
+                        seconds = _timed(name, wire, lambda argv=argv: _run(argv))
+                        print(f"  {seconds / first:.2f} times ours")
+        finally:
+            box.stop()
+
+
+class Ours:
+    """What deploy does about data, by the code that does it."""
+
+    def __init__(self, machine: Machine, store: Store, features: Path) -> None:
+        self.machine, self.store, self.features = machine, store, features
+        self.bundle = bundle.make()
+        with connect.open_shell(machine) as shell:
+            remote.send_code(shell, remote.probe(shell, machine, self.bundle), self.bundle)
+        self.shell = connect.open_shell(machine)
+
+    def close(self) -> None:
+        """End the connection that stays open."""
+        self.shell.close()
+
+    def sync(self) -> None:
+        """From nothing but the folder's name."""
+        with connect.open_shell(self.machine) as shell:
+            self._sync(shell)
+
+    def again(self) -> None:
+        """On a connection that is there."""
+        self._sync(self.shell)
+
+    def _sync(self, shell: connect.Shell) -> None:
+        report = data.look(self.features, self.store)
+        assert not report.skipped, report.skipped
+        facts = remote.probe(shell, self.machine, self.bundle, report.fingerprint)
+        code = remote.code_dir(facts, self.bundle)
+        python = sys.executable
+        remote.send_data(
+            shell, facts, code, python, report.folder, report.fingerprint, report.used, lambda *_: None
+        )
+
+
+def _others(box: Box, wire: Link, features: Path) -> dict[str, list[str]]:
+    ssh = Path(os.environ["HOME"]) / ".ssh"
+    known = f"UserKnownHostsFile={ssh / 'known_hosts'}"
+    options = ["-F", "none", "-i", str(ssh / "id_ed25519"), "-o", "BatchMode=yes", "-o", known]
+    reach = ["ssh", *options, "-p", str(wire.port)]
+    there = {name: box.folder / f"by-{name}" for name in ("tar", "rsync", "scp")}
+    for folder in there.values():
+        folder.mkdir()
+    unpack = f"tar -xf - -C {there['tar']}"
+    return {
+        "tar": ["sh", "-c", f"tar -cf - -C {features} . | {' '.join(reach)} root@127.0.0.1 '{unpack}'"],
+        "rsync": ["rsync", "-a", "-e", " ".join(reach), str(features), f"root@127.0.0.1:{there['rsync']}"],
+        "scp": [
+            "scp",
+            "-rq",
+            *options,
+            "-P",
+            str(wire.port),
+            str(features),
+            f"root@127.0.0.1:{there['scp']}",
+        ],
+    }
+
+
+def _run(argv: list[str]) -> None:
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+
+
+def _timed(what: str, wire: Link, act: Callable[[], None]) -> float:
+    carried, began = wire.carried, time.perf_counter()
+    act()
+    seconds = time.perf_counter() - began
+    print(f"{what:32} {seconds:8.2f} s   {(wire.carried - carried) / 1e6:8.2f} MB both ways", flush=True)
+    return seconds
+
+
+def _write(folder: Path, files: int, size: int) -> Path:
+    folder.mkdir()
+    numbers = np.random.default_rng(0)
+    shape = (size // 4 // 96, 96)
+    for i in range(files):
+        features = numbers.standard_normal(shape, dtype=np.float32)
+        np.savez(folder / f"clip-{i:05}.npz", features=features, emotion=("calm", "happy")[i % 2])
+    return folder
+
+
+def _change(folder: Path) -> None:
+    first = min(folder.iterdir())
+    np.savez(first, features=np.load(first)["features"] + 1, emotion="calm")
+
+
+if __name__ == "__main__":
+    main()
