@@ -151,6 +151,26 @@ def test_ctrl_c_ends_a_command_with_a_sentence_and_nothing_else(two_runs: Ec2emo
     two_runs("runs")
 
 
+def test_a_ctrl_c_that_python_cannot_raise_where_it_comes_is_not_lost() -> None:
+    program = """
+import time
+from orchestrator import __main__, cli
+class Dying:
+    def __del__(self):
+        raise KeyboardInterrupt
+def work():
+    Dying()
+    time.sleep(60)
+cli.main = work
+try:
+    __main__.main()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
 def test_of_two_deploys_of_one_name_one_wins(ec2emo: Ec2emo, data: Path) -> None:
     place = Place("local", ec2emo, ec2emo.home / "machine", data)
     argv = ("deploy", "v9_attention", "--on", "local", "--data", str(data), "--name", "twin", *TINY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ _ROUND = 16
 # Beside seed and epoch, so that augmentation does not draw the numbers that the order was made of.
 _AUGMENTATION = 0xA06
 _BUCKETS = 0xB0C
+_ALONE = 0xA10
 
 
 class Training:
@@ -57,8 +58,9 @@ class Training:
 
     def _batches(self) -> Iterator[tuple[Any, ...]]:
         random = np.random.default_rng([self._seed, self.epoch, _AUGMENTATION])
+        heard = np.random.default_rng([self._seed, self.epoch, _ALONE])
         for chosen in self._chosen():
-            batch = self._augmented(self._batch(chosen), random)
+            batch = self._augmented(self._batch(chosen, self._voices_of(chosen, heard)), random)
             yield _trimmed(batch.frames, batch.lengths, self._asked), batch.targets, batch.weights
 
     def _chosen(self) -> Iterable[Indices]:
@@ -74,10 +76,18 @@ class Training:
             for i in np.random.default_rng([self._seed, self.epoch, _BUCKETS]).permutation(len(found))
         ]
 
-    def _batch(self, chosen: Indices) -> Batch:
+    def _voices_of(self, chosen: Indices, random: np.random.Generator) -> list[Voice]:
+        how = self._asked.adaptation
+        found = [self._voices[int(i)] for i in chosen]
+        if how and self._asked.alone:
+            for place in np.flatnonzero(random.random(len(chosen)) < self._asked.alone):
+                found[place] = self._norm.voice([self._packed.clip(chosen[place])], how)
+        return found
+
+    def _batch(self, chosen: Indices, voices: Sequence[Voice]) -> Batch:
         labels = self._packed.labels[chosen]
         return Batch(
-            frames=_frames(self._packed, chosen, self._norm, self._voices),
+            frames=self._norm.batch([self._packed.clip(i) for i in chosen], voices),
             lengths=np.minimum(self._packed.lengths[chosen], self._norm.frames),
             targets=_targets(labels, self._packed, self._asked),
             weights=self._weights[labels],
@@ -128,14 +138,9 @@ class Validation:
 
     def _batches(self) -> Iterator[tuple[Any, ...]]:
         for chosen in _chunks(self._val, self._batch_size):
-            frames = _frames(self._packed, chosen, self._norm, self._voices)
+            voices = [self._voices[int(i)] for i in chosen]
+            frames = self._norm.batch([self._packed.clip(i) for i in chosen], voices)
             yield (_trimmed(frames, self._packed.lengths[chosen], self._asked),)
-
-
-def _frames(
-    packed: Packed, chosen: Indices, norm: Normaliser, voices: Mapping[int, Voice]
-) -> npt.NDArray[np.float32]:
-    return norm.batch([packed.clip(i) for i in chosen], [voices[int(i)] for i in chosen])
 
 
 def _trimmed(

@@ -67,10 +67,12 @@ class Normaliser:
         sums = np.zeros((2, how.parts, len(self.mean)))
         for sequence in heard:
             wide = sequence.astype(np.float64)
-            part = parts_of(len(wide), how.parts)
-            np.add.at(counts, part, 1.0)
-            np.add.at(sums[0], part, wide)
-            np.add.at(sums[1], part, wide**2)
+            there, starts, many = np.unique(
+                parts_of(len(wide), how.parts), return_index=True, return_counts=True
+            )
+            counts[there, 0] += many
+            sums[0, there] += np.add.reduceat(wide, starts)
+            sums[1, there] += np.add.reduceat(wide**2, starts)
         # A part that no clip was long enough to have is as anybody's.
         own = np.where(counts > 0, len(heard) / (len(heard) + how.prior), 0.0)
         mean = self.mean.astype(np.float64)

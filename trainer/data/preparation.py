@@ -46,7 +46,9 @@ class Preparation:
     by which share the frequencies of a spectrum may, `masks` how many spans of frames and how many of
     dimensions are blanked; all are for training alone, and 0 is without. `features` is one of `FEATURES`;
     for a spectrum `spectrum_noise` and `spectrum_mixup` hold where they are not None. With `adapt` above 0
-    clips are normalised by their speaker's voice, see `Adaptation`: it is the prior, `adapt_parts` the parts.
+    clips are normalised by their speaker's voice, see `Adaptation`: it is the prior, `adapt_parts` the parts;
+    `alone` is the share of training clips, others at every turn, that are taken for all that is heard of
+    their speaker, so that the model learns to do with little.
 
     `trim` ends each batch soon after its longest clip: for models in which padding counts for nothing, and
     which therefore learn the same, sooner. `buckets` makes batches of clips of like length, by sorting those
@@ -71,6 +73,7 @@ class Preparation:
     spectrum_mixup: float | None = None
     adapt: float = 0.0
     adapt_parts: int = 1
+    alone: float = 0.0
 
     def __post_init__(self) -> None:
         if self.class_weights not in CLASS_WEIGHTS:

@@ -56,6 +56,7 @@ class Params:
     bottleneck: int = positive(32, "dimensions whose statistics are taken in each segment")
     adapt: float = at_least_zero(5.0, "clips of a speaker that count as much as all others; 0 adapts to none")
     adapt_parts: int = positive(8, "parts of a clip that have a speaker's statistics of their own")
+    alone: float = share(0.3, "share of training clips taken for all that is heard of their speaker")
     channel_dropout: float = share(0.1, "dropout of whole channels between convolutions")
     dropout: float = share(0.3, "dropout of a net's statistics")
     linear_dropout: float = share(0.5, "dropout of the linear member's statistics")
@@ -96,6 +97,7 @@ def prepare(params: Params) -> Preparation:
         spectrum_mixup=params.spectrum_mixup,
         adapt=params.adapt,
         adapt_parts=params.adapt_parts,
+        alone=params.alone,
     )
 
 
