@@ -78,6 +78,7 @@ def examine(run: RunDir, data: Path) -> dict[str, Any]:
         "absent": [name for name in bundle.classes if name not in report.classes],
         "skipped": len(report.skipped),
         "speakers_shared_with_training": _shared(known, about.get("training_speakers")),
+        "heard_together": evaluate.heard_together([c.speaker for c in known]) if bundle.adaptation else None,
         "trained_on_these_data": report.fingerprint == about["fingerprint"],
         "fingerprint": report.fingerprint,
         "synthetic": bundle.synthetic or report.synthetic,

@@ -149,6 +149,12 @@ def _evaluated(page: Page, body: Mapping[str, Any]) -> Iterator[Item]:
     if body["absent"]:
         yield page.field("absent", words(", ".join(body["absent"])), lines=ALL)
     yield page.field("speakers", words(_heard_before(body)), lines=ALL)
+    # A run that was begun by an earlier ec2emo evaluates with the code of that time.
+    if heard := body.get("heard_together"):
+        told = f"adapted to, each heard in {heard} clips; in one alone it is understood less well"
+        yield page.field(
+            "voices", words(told if heard > 1 else "one clip each, too little to adapt to"), lines=ALL
+        )
     yield BLANK
 
 

@@ -114,6 +114,7 @@ EVALUATION: dict[str, Any] = {
     "absent": ["calm"],
     "skipped": 2,
     "speakers_shared_with_training": 0,
+    "heard_together": 60,
     "trained_on_these_data": False,
     "synthetic": False,
 }

@@ -11,7 +11,7 @@ from trainer import clips, recipes
 from trainer.data import dataset
 from trainer.data.batches import Training, Validation
 from trainer.data.dataset import Normaliser, Packed
-from trainer.data.preparation import Preparation
+from trainer.data.preparation import Adaptation, Preparation
 
 from .runs import clip
 
@@ -47,6 +47,32 @@ def frames_of(made: Training) -> list[Any]:
 def contents(batches: list[Any]) -> list[Any]:
     """The clips in batches, without their padding."""
     return [row[row.any(axis=1)].tobytes() for frames in batches for row in frames]
+
+
+def test_a_share_of_clips_is_taken_for_all_that_is_heard_of_their_speaker(packed: Packed) -> None:
+    everyone = np.arange(len(packed.labels))
+
+    def of(epoch: int) -> tuple[set[bytes], set[bytes]]:
+        """The clips of an epoch that are normalised by one clip, and by all of the speaker."""
+        made, norm = training(packed, epoch, adapt=1.0, alone=0.5)
+        voices = dataset.voices(packed, everyone, norm, Preparation(adapt=1.0))
+        whole = norm.batch([packed.clip(i) for i in everyone], [voices[i] for i in everyone])
+        single = [norm.voice([packed.clip(i)], Adaptation(1.0)) for i in everyone]
+        alone = norm.batch([packed.clip(i) for i in everyone], single)
+        met = set(contents(frames_of(made)))
+        assert met <= set(contents([whole, alone])) and len(met) == len(everyone)
+        return met & set(contents([alone])), met & set(contents([whole]))
+
+    first, second = of(1), of(2)
+    assert all(10 <= len(side) <= 28 for side in (*first, *second))
+    assert first != second
+    assert first == of(1)
+
+
+def test_without_a_share_nobody_is_alone(packed: Packed) -> None:
+    asked = {"adapt": 1.0, "stretch": 0.2, "noise": 0.1}
+    with_none, without = (frames_of(training(packed, **asked, **more)[0]) for more in ({"alone": 0.0}, {}))
+    assert contents(with_none) == contents(without)
 
 
 @pytest.mark.parametrize("augmented", [{}, {"stretch": 0.2, "noise": 0.1, "mixup": 0.2, "one_hot": True}])

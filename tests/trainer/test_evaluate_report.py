@@ -15,7 +15,7 @@ import pytest
 from trainer import artifacts, clips
 from trainer.contract import Manifest, RunDir
 from trainer.data import dataset
-from trainer.scores import report
+from trainer.scores import evaluate, report
 
 from .runs import add_attempt, clip, events, spawn, train, wait_for
 
@@ -109,6 +109,21 @@ def test_the_report_of_clips_without_speakers_says_what_that_costs(finished: Run
     assert "Speakers are not known" in words
     assert "for strangers they are too narrow" in words
     assert "3 of the speakers were trained on too" in report.page(body | {"shared_speakers": 3}, {}).decode()
+
+
+def test_the_report_of_a_model_that_adapts_says_how_much_it_heard(finished: RunDir) -> None:
+    body = json.loads(best(finished)["evaluation_v9.json"].read_bytes())
+    assert body["heard_together"] is None  # v9 adapts to nobody
+    assert "single clip" not in report.page(body, {}).decode()
+    assert "single clip" not in report.page(body | {"heard_together": 1}, {}).decode()
+    words = Page(report.page(body | {"heard_together": 60}, {}).decode()).words
+    assert "heard all clips of a speaker together, 60 in the median" in words
+    assert "single clip will be understood less well" in words
+
+
+def test_clips_of_nobody_known_are_heard_alone() -> None:
+    assert evaluate.heard_together(["a"] * 5 + ["b"] * 3 + ["c"] * 9) == 5
+    assert evaluate.heard_together([None, None, "a"]) == 1
 
 
 def test_the_sets_before_and_after_the_report_are_both_whole(finished: RunDir) -> None:

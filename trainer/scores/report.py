@@ -122,6 +122,11 @@ def _cautions(about: Mapping[str, Any]) -> list[str]:
         said.append(f"{n} of the speakers were trained on too: strangers will be understood less well.")
     elif about["shared_speakers"] is None:
         said.append("Speakers are not known: the same people may have been trained on.")
+    if (heard := about["heard_together"] or 0) > 1:
+        said.append(
+            f"The model heard all clips of a speaker together, {heard} in the median, and adapted to the "
+            "voice: a stranger's single clip will be understood less well."
+        )
     if about["intervals"]["resampled"] == "clips":
         said.append("Clips, not speakers, were drawn for the intervals: for strangers they are too narrow.")
     return said

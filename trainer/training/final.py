@@ -95,12 +95,15 @@ def _files(keeper: Keeper, course: Course, judged: Judged) -> dict[str, bytes]:
 
 def _about(keeper: Keeper, epoch: int, found: evaluate.Evaluation, judged: Judged) -> dict[str, Any]:
     who = keeper.who
+    adapts = bool(who.preprocessing["preparation"]["adapt"])
+    heard = evaluate.heard_together([clip.speaker for clip in judged.clips]) if adapts else None
     known = ("split", "seed", "train", "val", "fold", "folds", "shared_speakers", "fingerprint")
     return {
         "run": who.run,
         "recipe": who.recipe,
         "epoch": epoch,
         "chose_epoch": judged.chose_epoch,
+        "heard_together": heard,
         **found.to_dict(),
         **{name: who.preprocessing[name] for name in known},
         "params": who.preprocessing["params"],
