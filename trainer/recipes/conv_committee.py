@@ -14,9 +14,10 @@ Which of the two it is `features` says, and for `auto` the number of dimensions 
 
 Before all that, frames are normalised by their speaker's voice as far as it was heard: by mean and deviation
 of all their clips at hand, whatever the emotion, in each eighth of a clip. On speakers never heard this is
-worth more than any part of the nets (docs/results.md), and it asks for more than one clip of a speaker: for
-single clips of strangers train with `adapt=0`, which does better there. That differences of speakers are to
-be normalised away is old and good practice (Busso, Metallinou and Narayanan, ICASSP 2011, pages 5692-5695).
+worth more than any part of the nets (docs/results.md). A share of the training clips, `alone`, is normalised
+as if nothing else of their speaker had been heard, so that a stranger's single clip is understood, too.
+That differences of speakers are to be normalised away is old and good practice (Busso, Metallinou and
+Narayanan, ICASSP 2011, pages 5692-5695).
 
 Training clips change at every turn: tempo, noise, blanked spans (SpecAugment,
 https://arxiv.org/abs/1904.08779), MixUp (https://arxiv.org/abs/1710.09412), and spectra are warped as another

@@ -113,7 +113,8 @@ def minutes(terms: Terms, worst: float) -> int:
 
 def plan(aws: Aws, terms: Terms, offer: Offer) -> dict[str, Any]:
     """What `deploy --plan` says of the machine. Nothing is made."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with ThreadPoolExecutor(max_workers=3) as pool:
+        backed = pool.submit(setup.found, aws)
         limits = pool.submit(quotas.of, aws, offer.types, list(offer.markets))
         spot = pool.submit(prices.spot, aws, offer.types)
     limit = minutes(terms, offer.worst)
@@ -129,9 +130,19 @@ def plan(aws: Aws, terms: Terms, offer: Offer) -> dict[str, Any]:
         "ports": ports(terms, offer.sources),
         "ends_after_minutes": limit,
         "after": terms.after,
+        "guards": _guards(limit, outside=backed.result() is not None),
         "worst_usd_per_hour": round(offer.worst, 4),
         "worst_usd": round((offer.worst + disk) * limit / 60, 2),
         "prices_guessed": offer.guessed,
+    }
+
+
+def _guards(minutes: int, *, outside: bool) -> dict[str, str]:
+    """What ends the machine without this computer."""
+    return {
+        "shutdown": f"after {minutes} minutes, armed at its first boot",
+        "idle": "ended by a guard on it",
+        "outside": "a schedule, and a copy of the run in S3" if outside else setup.MISSING,
     }
 
 

@@ -38,7 +38,7 @@ class Quota:
 
     @property
     def enough(self) -> bool | None:
-        """Whether the largest type asked for fits; None when it is not known."""
+        """Whether a machine of the smallest type asked for fits; None when it is not known."""
         return None if self.allowed is None else self.used + self.needed <= self.allowed
 
     @property

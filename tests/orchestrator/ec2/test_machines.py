@@ -261,6 +261,8 @@ def test_a_plan_says_what_it_would_cost_and_makes_nothing(cloud: Cloud, at_home:
     assert told["types"]["g4dn.xlarge"]["spot_usd_per_hour"] < 0.526
     assert told["quotas"]["L-DB2E81BA"]["allowed_vcpus"] == 64 and told["quotas"]["L-3819A6DF"]["enough"]
     assert told["ports"] == f"22 for {cloud.caller}/32"
+    assert told["guards"]["shutdown"].startswith("after 600 minutes")
+    assert "has not been run here" in told["guards"]["outside"]
     assert not [c.name for c in cloud.calls if c.changes]
     assert cloud.leftovers() == []
 

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from orchestrator.errors import BadRequest, RunFailed
-from orchestrator.providers.ec2 import clock, schedule, setup
+from orchestrator.machine import Terms
+from orchestrator.providers.ec2 import clock, offer, schedule, setup
 from orchestrator.providers.ec2.api import Aws
 from orchestrator.providers.ec2.setup import Setup
 from tests.cloud.cloud import Cloud
@@ -85,6 +86,12 @@ def test_it_is_made_once_and_then_left_as_it_is(aws: Aws, cloud: Cloud) -> None:
     cloud.calls.clear()
     assert setup.install(aws, quietly) == made
     assert set(cloud.names()) == {"cloudformation:DescribeStacks"}
+
+
+def test_a_plan_names_the_guard_outside_of_the_machine(aws: Aws) -> None:
+    setup.install(aws, quietly)
+    told = offer.plan(aws, Terms(), offer.look(aws, Terms()))
+    assert told["guards"]["outside"] == "a schedule, and a copy of the run in S3"
 
 
 def test_another_template_brings_it_up_to_date(
