@@ -1,6 +1,6 @@
 """From the moment an epoch is written on a machine until it is on the screen, at a round trip of 40 ms.
 
-    python -m benchmarks.latency [--epochs N] [--round-trip SECONDS]
+    python -m benchmarks.latency [--epochs N] [--every SECONDS] [--round-trip SECONDS]
 
 A real sshd behind a proxy that delays. A program appends an epoch a second to a run's events; beside each
 other `ec2emo monitor --follow` on a terminal and the least that any tool can do, `ssh HOST tail -f`, show it.
@@ -35,7 +35,7 @@ n = 0
 while not (run / "enough").exists():
     n += 1
     say(type="epoch", epoch=n, metrics={"val_accuracy": 0.5}, lr=1e-3, seconds=1)
-    time.sleep(0.9 + 0.2 * (n * 0.618 % 1))  # in step with nobody's polls
+    time.sleep(EVERY * (0.9 + 0.2 * (n * 0.618 % 1)))  # in step with nobody's polls
 """
 EPOCH = {
     "ec2emo": re.compile(rb"epoch +(?:\x1b[^m]*m)*([0-9]+) of 9999"),
@@ -47,6 +47,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--every", type=float, default=1.0, help="seconds from epoch to epoch")
     parser.add_argument("--round-trip", type=float, default=0.04)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -58,8 +59,8 @@ def main() -> None:
             with link(box.port, delay=asked.round_trip / 2) as wire:
                 os.environ["HOME"] = str(box.client_home)
                 there = There(folder, through(box, wire))
-                there.launch(WRITER)
-                seen = _watch(there, wire.port, asked.epochs)
+                there.launch(WRITER.replace("EVERY", str(asked.every)))
+                seen, share = _watch(there, wire.port, asked.epochs)
         finally:
             end(folder)
             end_tmux(box.folder / "tmux")
@@ -67,14 +68,17 @@ def main() -> None:
     for name, delays in seen.items():
         worst = max(delays)
         print(f"{name:7} median {statistics.median(delays):.3f} s   worst {worst:.3f} s   of {len(delays)}")
+    print(f"following takes {share:.1%} of one core, an epoch every {asked.every:g} s on a live page")
     ratio = statistics.median(seen["ec2emo"]) / statistics.median(seen["tail"])
     print(
         f"ec2emo takes {ratio:.1f} times as long as a stream at {asked.round_trip * 1000:.0f} ms round trip"
     )
 
 
-def _watch(there: There, port: int, epochs: int) -> dict[str, list[float]]:
-    """Seconds from written to seen, for each epoch that both were there for."""
+def _watch(there: There, port: int, epochs: int) -> tuple[dict[str, list[float]], float]:
+    """Seconds from written to seen, for each epoch that both were there for; and the share of a core that
+    ec2emo took meanwhile, its start left out.
+    """
     tail = f"tail -n 1 -f {there.run_dir.events}"
     commands = {
         "ec2emo": [sys.executable, "-m", "orchestrator", "monitor", "--follow"],
@@ -91,18 +95,26 @@ def _watch(there: There, port: int, epochs: int) -> dict[str, list[float]]:
     try:
         eventually(lambda: _read(screens, first) and all(first.values()), 60)
         start = max(max(each) for each in first.values()) + 1
+        began, used = time.monotonic(), _processor_seconds(programs[0].pid)
         eventually(
             lambda: _read(screens, first) and all(max(f) > start + epochs for f in first.values()), 600
         )
+        share = (_processor_seconds(programs[0].pid) - used) / (time.monotonic() - began)
     finally:
         for program in programs:
             program.terminate()
             program.wait()
     written = _written(there)
-    return {
+    delays = {
         name: [at[n] - written[n] for n in range(start, start + epochs) if n in at]
         for name, at in first.items()
     }
+    return delays, share
+
+
+def _processor_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _identity() -> list[str]:

@@ -1,4 +1,5 @@
-"""Sending a data set over a slow line, beside `scp -r`, `rsync -a` and tar through ssh; and sending it again.
+"""Sending a data set over a slow line, beside `scp -r`, `rsync -a` and tar through ssh; sending it again; and
+bringing a file home.
 
     python -m benchmarks.transfer [--files N] [--kilobytes K] [--round-trip SECONDS] [--megabits M]
 
@@ -58,6 +59,14 @@ def main() -> None:
                 _timed("  of it on an open connection", wire, ours.again)
                 _change(features)
                 _timed("ec2emo, one file changed", wire, ours.sync)
+                model = folder / "model"
+                model.write_bytes(os.urandom(int(4 * rate)))
+                print(f"one file of {model.stat().st_size / 1e6:.0f} MB home: 4.0 s at least")
+                home = _timed(
+                    "ec2emo, on an open connection", wire, lambda: ours.get(model, folder / "home-1")
+                )
+                seconds = _timed("scp", wire, lambda: _run(_scp(wire, model, folder / "home-2")))
+                print(f"  {seconds / home:.2f} times ours")
                 ours.close()
                 for name, argv in _others(box, wire, features).items():
                     if name not in asked.skip and shutil.which(name):
@@ -90,6 +99,12 @@ class Ours:
         """On a connection that is there."""
         self._sync(self.shell)
 
+    def get(self, there: Path, here: Path) -> None:
+        """A file, as `download` takes it."""
+        with here.open("wb") as file:
+            self.shell.get(str(there), 0, file)
+        assert here.stat().st_size == there.stat().st_size
+
     def _sync(self, shell: connect.Shell) -> None:
         report = data.look(self.features, self.store)
         assert not report.skipped, report.skipped
@@ -101,10 +116,18 @@ class Ours:
         )
 
 
-def _others(box: Box, wire: Link, features: Path) -> dict[str, list[str]]:
+def _options() -> list[str]:
     ssh = Path(os.environ["HOME"]) / ".ssh"
     known = f"UserKnownHostsFile={ssh / 'known_hosts'}"
-    options = ["-F", "none", "-i", str(ssh / "id_ed25519"), "-o", "BatchMode=yes", "-o", known]
+    return ["-F", "none", "-i", str(ssh / "id_ed25519"), "-o", "BatchMode=yes", "-o", known]
+
+
+def _scp(wire: Link, there: Path, here: Path) -> list[str]:
+    return ["scp", "-q", *_options(), "-P", str(wire.port), f"root@127.0.0.1:{there}", str(here)]
+
+
+def _others(box: Box, wire: Link, features: Path) -> dict[str, list[str]]:
+    options = _options()
     reach = ["ssh", *options, "-p", str(wire.port)]
     there = {name: box.folder / f"by-{name}" for name in ("tar", "rsync", "scp")}
     for folder in there.values():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -36,7 +38,7 @@ def follow(snapshots: Iterable[Snapshot], *, log_lines: int) -> Snapshot:
 def _draw(snapshots: Iterable[Snapshot], target: Screen, log_lines: int) -> Snapshot | None:
     """Draw on the terminal, only where something changed. The cursor comes back however this is left."""
     drawn: Text | None = None
-    snapshot, size = None, target.size
+    snapshot, shown, size = None, None, target.size
     with target.restored(), Live(console=target, auto_refresh=False, vertical_overflow="crop") as live:
         for snapshot in snapshots:
             if target.size != size:
@@ -44,7 +46,11 @@ def _draw(snapshots: Iterable[Snapshot], target: Screen, log_lines: int) -> Snap
                 live.stop()
                 target.clear()
                 live.start()
-                drawn, size = None, target.size
+                drawn, shown, size = None, None, target.size
+            # A page that tells seconds is another one once a second; laying it out costs more than the look.
+            if (moment := _to_the_second(snapshot)) == shown:
+                continue
+            shown = moment
             # What is said afterwards, and the prompt, must not push the first row out of the window.
             block = status_block(snapshot, log_lines=log_lines, followed=True).fitted(
                 target, size.width, size.height - LEFT_FREE
@@ -53,6 +59,11 @@ def _draw(snapshots: Iterable[Snapshot], target: Screen, log_lines: int) -> Snap
                 live.update(block, refresh=True)
                 drawn = block
     return snapshot
+
+
+def _to_the_second(snapshot: Snapshot) -> Snapshot:
+    silence = None if snapshot.silence is None else math.floor(snapshot.silence)
+    return dataclasses.replace(snapshot, now=math.floor(snapshot.now), silence=silence, bill=None)
 
 
 def _tell(snapshots: Iterable[Snapshot]) -> Snapshot | None:
