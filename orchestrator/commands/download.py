@@ -12,6 +12,7 @@ from orchestrator import providers, remote, tensorboard, view
 from orchestrator.connect import open_shell
 from orchestrator.errors import BadRequest, ContactLost, Ec2emoError, MachineGone
 from orchestrator.fetch import Fetched, fetch
+from orchestrator.follow import Follower
 from orchestrator.machine import Machine
 from orchestrator.run import Run
 from orchestrator.store import Store
@@ -86,14 +87,16 @@ def _from_machine(
         got = fetch(run, shell, which, to, telling)
         with contextlib.suppress(ContactLost, OSError):  # the model is what was asked for
             tensorboard.bring_home(store, run, shell)
+        if providers.renter(machine.provider):
+            remote.note_collected(shell, run, [a.sha256 for a in got.files])
+        # All that it told, too: nobody may have followed, and a rented machine may be about to end.
+        seen = Follower(store, run, shell).once()
         if not providers.renter(machine.provider):
             return got, False
-        remote.note_collected(shell, run, [a.sha256 for a in got.files])
-        status = remote.status(shell, run)
-        if status.alive:
+        if seen.status is None or seen.status.alive or seen.silence is not None:
             return got, False
         telling.phase("waiting for the copy in S3 to be whole")
-        return got, machine.store is None or remote.await_mirror(shell, run, status.attempt)
+        return got, machine.store is None or remote.await_mirror(shell, run, seen.status.attempt)
 
 
 def _from_copy(run: Run, which: str, to: Path | None, why: Ec2emoError) -> Fetched:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.cells import cell_len
 
 from orchestrator.view import figures
 from orchestrator.view.layout import BLANK, Item, Page
-from orchestrator.view.tables import classes_table, folds_table
+from orchestrator.view.tables import Column, classes_table, folds_table, laid_out
 from orchestrator.view.terminal import paper, put
 from orchestrator.view.text import clip, plain, plain_lines, words
 
@@ -84,10 +85,33 @@ def _named(page: Page, body: Mapping[str, Any], margin: str) -> Iterator[Item]:
     for key, value in body.items():
         if isinstance(value, Mapping) and value:
             yield page.sentence(f"{margin}{key}")
-            yield from _named(page, value, margin + "  ")
+            part = _alike if _are_alike(value) else _named
+            yield from part(page, value, margin + "  ")
         else:
             label = words(f"{margin}{plain(str(key)):<{width}}")
             yield page.hanging(label, words((figures.said(value), "bold")), lines=ALL)
+
+
+def _are_alike(parts: Mapping[str, Any]) -> bool:
+    """Whether they are rows of a table: several named values, the same of each."""
+    names = {tuple(part) if isinstance(part, Mapping) else () for part in parts.values()}
+    return len(names) == 1 and len(names.pop()) > 1
+
+
+def _alike(page: Page, parts: Mapping[str, Mapping[str, Any]], margin: str) -> Iterator[Item]:
+    columns = [Column("", 0), *(Column(name, rank) for rank, name in enumerate(next(iter(parts.values()))))]
+    rows = [[plain(str(name)), *map(_in_a_cell, part.values())] for name, part in parts.items()]
+    lines = laid_out(columns, rows, page.width - len(margin))
+    yield Item(tuple(words(margin).append_text(line) for line in lines))
+
+
+def _in_a_cell(value: Any) -> str:
+    """Names that begin alike, as zones of a region do, are written out once: `us-east-1a b c`."""
+    if isinstance(value, (list, tuple)) and len(value) > 1:
+        first, *others = map(str, value)
+        start = len(os.path.commonprefix([first, *others]))  # noqa: RUF071 - characters are meant
+        return " ".join([first, *(other[start:] or other for other in others)])
+    return figures.said(value)
 
 
 def evaluation(body: Mapping[str, Any]) -> None:

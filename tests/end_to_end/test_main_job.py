@@ -224,6 +224,20 @@ def test_download_works_while_training_goes_on(place: Place) -> None:
 
 
 @mostly_here
+def test_a_run_that_nobody_followed_is_known_at_home_once_it_is_downloaded(
+    place: Place, tmp_path: Path
+) -> None:
+    place.deploy(name="quiet")
+    eventually((place.dir("quiet") / "exit.json").exists)
+    place.ec2emo("download", "quiet", "--best")
+    place.dir("quiet").rename(tmp_path / "the machine has ended")
+    (row,) = [json.loads(line) for line in place.ec2emo("runs", "--json").out.splitlines()]
+    assert (row["state"], row["epoch"], row["epochs"]) == ("finished", 3, 3)
+    assert row["best"]
+    assert "finished: all 3 epochs" in place.ec2emo("monitor", "quiet", "--log", code=None).out
+
+
+@mostly_over_ssh
 def test_two_terminals_see_the_same_and_ctrl_c_leaves_the_run_alone(place: Place) -> None:
     place.deploy(name="watched", epochs=60)
     watchers = [place.ec2emo.start("monitor", "watched", "--follow") for _ in range(2)]

@@ -21,7 +21,10 @@ LEAST_MINUTES = 15  # what a cap must pay for: booting and the environment take 
 
 @dataclass(frozen=True)
 class Offer:
-    """`pools` are (type, zone, subnet), the type asked for first leading; `worst` is dollars an hour."""
+    """`pools` are (type, zone, subnet), the type asked for first leading; `worst` is dollars an hour.
+
+    `backed` says whether `ec2emo setup` has been run: a guard outside of the machine, and copies in S3.
+    """
 
     region: str
     vpc: str
@@ -31,6 +34,7 @@ class Offer:
     prices: Mapping[str, Price]
     markets: tuple[Market, ...]
     sources: tuple[str, ...]
+    backed: bool
 
     @property
     def types(self) -> list[str]:
@@ -53,13 +57,13 @@ def look(aws: Aws, terms: Terms) -> Offer:
     types = ladder.chosen(terms)
     with ThreadPoolExecutor(max_workers=6) as pool:  # each waits for the network, not for the others
         sources = pool.submit(network.sources, aws, terms)
-        backed = pool.submit(setup.found, aws) if terms.via == "ssm" else None
+        backed = pool.submit(setup.found, aws)
         subnets = pool.submit(network.subnets, aws, terms)
         zones = pool.submit(_zones, aws, types)
         found = pool.submit(image.find, aws, terms)
         priced = pool.submit(prices.on_demand, aws, types)
     admitted = sources.result()
-    if backed and backed.result() is None:
+    if terms.via == "ssm" and backed.result() is None:
         raise BadRequest(setup.NO_ROLE)
     nets, offered = subnets.result(), zones.result()
     pools = tuple(
@@ -82,6 +86,7 @@ def look(aws: Aws, terms: Terms) -> Offer:
         prices=priced.result(),
         markets=markets(terms),
         sources=admitted,
+        backed=backed.result() is not None,
     )
 
 
@@ -113,8 +118,7 @@ def minutes(terms: Terms, worst: float) -> int:
 
 def plan(aws: Aws, terms: Terms, offer: Offer) -> dict[str, Any]:
     """What `deploy --plan` says of the machine. Nothing is made."""
-    with ThreadPoolExecutor(max_workers=3) as pool:
-        backed = pool.submit(setup.found, aws)
+    with ThreadPoolExecutor(max_workers=2) as pool:
         limits = pool.submit(quotas.of, aws, offer.types, list(offer.markets))
         spot = pool.submit(prices.spot, aws, offer.types)
     limit = minutes(terms, offer.worst)
@@ -130,7 +134,7 @@ def plan(aws: Aws, terms: Terms, offer: Offer) -> dict[str, Any]:
         "ports": ports(terms, offer.sources),
         "ends_after_minutes": limit,
         "after": terms.after,
-        "guards": _guards(limit, outside=backed.result() is not None),
+        "guards": _guards(limit, outside=offer.backed),
         "worst_usd_per_hour": round(offer.worst, 4),
         "worst_usd": round((offer.worst + disk) * limit / 60, 2),
         "prices_guessed": offer.guessed,
@@ -162,12 +166,12 @@ def _type(offer: Offer, name: str, spot: Mapping[str, float]) -> dict[str, Any]:
     known = ladder.KNOWN.get(name)
     return {
         "gpu": known.gpu if known else None,
-        "zones": [z for t, z, _ in offer.pools if t == name],
         "usd_per_hour": price.usd,
-        "price_date": price.date,
-        "price_source": price.source,
         "spot_usd_per_hour": min(spot.values(), default=None),
+        "zones": [z for t, z, _ in offer.pools if t == name],
+        "price_date": price.date,
         "spot_zone": min(spot, key=lambda z: spot[z], default=None),
+        "price_source": price.source,
     }
 
 

@@ -35,10 +35,13 @@ def cost(errand: Errand) -> str | None:
         else ""
     )
     spot = ", spot first" if terms.market == "spot" else ", spot alone" if terms.market == "spot-only" else ""
-    others = f" or one of {len(found.types) - 1} others" if len(found.types) > 1 else ""
+    others = {1: "", 2: f" or {found.types[-1]}"}.get(
+        len(found.types), f" or one of {len(found.types) - 1} others"
+    )
+    alone = "" if found.backed else ", with no guard outside of it ('ec2emo setup' makes one)"
     return (
         f"start a {found.types[0]}{others} in {aws.region}{spot}: ${least:.2f} to ${found.worst:.2f} an "
-        f"hour{guessed}, ended by itself after {limit / 60:.3g} h, so ${most:.2f} at most?"
+        f"hour{guessed}, ended by itself after {limit / 60:.3g} h{alone}, so ${most:.2f} at most?"
     )
 
 
