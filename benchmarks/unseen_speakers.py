@@ -3,13 +3,15 @@
     python -m benchmarks.unseen_speakers RECIPE --data FOLDER [--files "cremad_*"] [--test folds|sixth]
                                          [--seeds 3] [--epochs N] [--batch-size N] [--set key=value]…
                                          [--only-folds 0,1] [--results FILE]
+    python -m benchmarks.unseen_speakers --page docs/results.md --results docs/unseen_speakers.jsonl
 
 Speakers are sorted by name. `folds`: speaker i is tested in fold (i // 2) % 4, so that the pairs of RAVDESS,
 a man and a woman, stay together. `sixth`: every sixth speaker is tested, once. All others train, and the
 model of the last epoch is tested: nothing of the test is seen before. Only recipes whose rate is fixed
 beforehand can be measured so. A recipe that adapts to voices hears all clips of a tested speaker, without
 their labels; `alone` is the accuracy when a clip is all that is heard of anybody. A line goes to `--results`
-for each training, and those there are not repeated.
+for each training, and those there are not repeated; `--page` writes the table of them all into a page,
+between the marks.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +32,16 @@ if TYPE_CHECKING:
 
 FOLDS = 4
 SIXTH = 6
+BEGIN = "<!-- unseen speakers: what follows is written by benchmarks.unseen_speakers -->"
+END = "<!-- end of unseen speakers -->"
 
 
 def main() -> None:
-    """Train, test and print."""
+    """Train, test and print; or write the table."""
     asked = _arguments()
+    if asked.page:
+        write(asked.page, asked.results)
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with tempfile.TemporaryDirectory() as folder:
         for path in sorted(asked.data.resolve().glob(f"{asked.files}.npz")):
@@ -50,8 +57,9 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
-    parser.add_argument("recipe")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("recipe", nargs="?")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--page", type=Path)
     parser.add_argument("--files", default="*", help="which clips, as a pattern of names without .npz")
     parser.add_argument("--test", choices=("folds", "sixth"), default="folds")
     parser.add_argument("--seeds", type=int, default=3)
@@ -60,7 +68,67 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="key=value")
     parser.add_argument("--only-folds", default="0,1,2,3")
     parser.add_argument("--results", type=Path)
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if (asked.page and not asked.results) or not (asked.page or (asked.recipe and asked.data)):
+        parser.error("name a recipe and --data, or --page and --results")
+    return asked
+
+
+def write(page: Path, results: Path) -> None:
+    """Put the table between the marks of a page. Raises ValueError where there are none."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError(f"{page} has no place for the table: {BEGIN}")
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
+    page.write_text(f"{before}{BEGIN}\n\n{table(lines)}\n{END}{after}", encoding="utf-8")
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """A row for everything that was asked, over its folds and seeds: means, and the mean of each seed.
+
+    Folds that a seed lacks are missing from its mean, and named.
+    """
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        more = [f"epochs={line['epochs']}"] * bool(line["epochs"]) + [f"batch={line['batch']}"] * bool(
+            line["batch"]
+        )
+        groups.setdefault((line["recipe"], *_corpus(line), ", ".join([*line["set"], *more])), []).append(line)
+    rows = ["| recipe | data | `--set` | accuracy | each seed | UAR | alone | trainings |"]
+    rows.append("|---|---|---|---|---|---|---|---|")
+    for (recipe, data, test, asked), of in sorted(groups.items()):
+        seeds = sorted({line["seed"] for line in of})
+        by_seed = [statistics.mean(x["accuracy"] for x in of if x["seed"] == seed) for seed in seeds]
+        rows.append(
+            f"| `{recipe}` | {data} | {asked or '–'} | **{statistics.mean(by_seed):.3f}** | "
+            f"{' '.join(f'{v:.3f}' for v in by_seed)} | {_mean(of, 'uar')} | {_mean(of, 'alone')} | "
+            f"{_trainings(of, test)} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _corpus(line: Mapping[str, Any]) -> tuple[str, str]:
+    """What was trained on, and how it was divided."""
+    part = line["files"].partition("_")[0].strip("*")
+    return f"`{line['data']}` {part}".strip(), line["test"]
+
+
+def _mean(of: Sequence[Mapping[str, Any]], name: str) -> str:
+    if any(name not in line for line in of):
+        return "not run"
+    seeds = {line["seed"] for line in of}
+    return f"{statistics.mean(statistics.mean(x[name] for x in of if x['seed'] == s) for s in seeds):.3f}"
+
+
+def _trainings(of: Sequence[Mapping[str, Any]], test: str) -> str:
+    tested = {(line["fold"]): line["tested"] for line in of}
+    folds = "every sixth speaker" if test == "sixth" else f"folds {', '.join(map(str, sorted(tested)))}"
+    seeds = len({line["seed"] for line in of})
+    missing = len(tested) * seeds - len(of)
+    return f"{folds}, {sum(tested.values())} clips, {seeds} seeds" + (
+        f", {missing} missing" if missing else ""
+    )
 
 
 def _measure(folder: Path, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:

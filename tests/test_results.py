@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import results, results_page
+from benchmarks import results, results_page, unseen_speakers
 from trainer.clips import demo
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +28,32 @@ def test_the_page_is_written_from_its_rows_alone() -> None:
     _, _, rest = text.partition(results_page.BEGIN)
     written, _, _ = rest.partition(results_page.END)
     assert written.strip() == results_page.tables(results_page.read(ROWS)).strip()
+
+
+def test_the_table_of_unseen_speakers_is_written_from_its_lines_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    unseen_speakers.write(page, ROOT / "docs" / "unseen_speakers.jsonl")
+    assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
+
+
+def test_the_table_of_unseen_speakers_says_what_is_missing() -> None:
+    line = {
+        "recipe": "r",
+        "files": "a_*",
+        "data": "d",
+        "test": "folds",
+        "epochs": None,
+        "batch": None,
+        "set": [],
+    }
+    lines = [
+        {**line, "seed": 0, "fold": 0, "accuracy": 0.5, "uar": 0.4, "alone": 0.3, "tested": 10},
+        {**line, "seed": 0, "fold": 1, "accuracy": 0.7, "uar": 0.6, "tested": 20},
+        {**line, "seed": 1, "fold": 0, "accuracy": 0.8, "uar": 0.8, "tested": 10},
+    ]
+    (row,) = unseen_speakers.table(lines).splitlines()[2:]
+    assert "| **0.700** | 0.600 0.800 | 0.650 | not run | folds 0, 1, 30 clips, 2 seeds, 1 missing |" in row
 
 
 def test_what_is_written_between_the_marks_is_replaced_and_nothing_else(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import machine, providers, start, view
+from orchestrator import machine, providers, settings, start, view
 from orchestrator.errors import BadRequest
 from orchestrator.machine import Terms
 from orchestrator.providers import Errand, Wish
@@ -61,6 +61,20 @@ def terms(
         return machine.terms({**dataclasses.asdict(here.ec2), **chosen}, "the options")
     except contract.ContractError as e:
         raise BadRequest(str(e)) from e
+
+
+def regions(store: Store, renter: Any, named: str | None, *, everywhere: bool) -> list[str | None]:
+    """Where to look for machines: in all regions, in the one named, in those where some were rented from
+    here, or in that of the AWS settings. Raises BadRequest for two of these at once.
+    """
+    if everywhere:
+        if named:
+            raise BadRequest("--all-regions looks everywhere, --region in one: choose one of the two")
+        return [*renter.regions()]
+    rented = sorted({lease.region for lease in store.leases()})
+    if named is None:
+        named = settings.read().ec2.region
+    return [named] if named or not rented else [*rented]
 
 
 def consent(wish: Wish, errand: Errand, *, yes: bool) -> None:

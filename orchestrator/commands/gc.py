@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator import providers, settings, view
+from orchestrator import providers, view
+from orchestrator.commands import _renting
 from orchestrator.store import Store
 
 
@@ -14,6 +15,9 @@ def command(
     region: Annotated[
         str | None, typer.Option(help="EC2: the region; else those where machines were rented from here.")
     ] = None,
+    all_regions: Annotated[
+        bool, typer.Option("--all-regions", help="EC2: look everywhere, as after the loss of this computer.")
+    ] = False,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Remove what is found, and do not only say.")
     ] = False,
@@ -28,12 +32,12 @@ def command(
     Example: ec2emo gc --yes
     """
     store = Store()
-    region = region or settings.read().ec2.region
     with view.progress("looking for what nobody needs") as telling:
         rows: list[dict[str, Any]] = [
             row
             for renter in providers.renters()
-            for row in renter.collect(store, region, telling.phase, remove=yes)
+            for one in _renting.regions(store, renter, region, everywhere=all_regions)
+            for row in renter.collect(store, one, telling.phase, remove=yes)
         ]
     if json:
         for row in rows:

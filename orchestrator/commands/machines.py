@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator import providers, remote, settings, view
+from orchestrator.commands import _renting
 from orchestrator.connect import open_shell
 from orchestrator.errors import BadRequest, Ec2emoError
 from orchestrator.run import Run
@@ -33,6 +34,9 @@ def command(
     region: Annotated[
         str | None, typer.Option(help="EC2: the region; else that of ec2emo.toml or your AWS settings.")
     ] = None,
+    all_regions: Annotated[
+        bool, typer.Option("--all-regions", help="EC2: look everywhere, as after the loss of this computer.")
+    ] = False,
     adopt: Annotated[
         bool, typer.Option("--adopt", help="EC2: also a machine that ec2emo did not make.")
     ] = False,
@@ -47,13 +51,15 @@ def command(
     Example: ec2emo machines terminate v9-0611-1200-abc
     """
     store = Store()
-    region = region or settings.read().ec2.region
     if action is not Action.list:
+        if all_regions:
+            raise BadRequest("--all-regions is for the list: name the --region of the machine")
+        region = region or settings.read().ec2.region
         _do(store, action, machine, region, adopt=adopt, yes=yes, json=json)
         return
     if machine is not None:
         raise BadRequest(f"'ec2emo machines list' lists all: did you mean 'ec2emo machines stop {machine}'?")
-    rows = [*_used(store), *_rented(store, region)]
+    rows = [*_used(store), *_rented(store, region, everywhere=all_regions)]
     if json:
         for row in rows:
             view.json_line(row)
@@ -99,14 +105,17 @@ def _used(store: Store) -> list[dict[str, Any]]:
     return [_asked(name, runs) for name, runs in sorted(by_name.items())]
 
 
-def _rented(store: Store, region: str | None) -> list[dict[str, Any]]:
+def _rented(store: Store, region: str | None, *, everywhere: bool) -> list[dict[str, Any]]:
     """Those that cost money. Nobody is asked where nothing was ever rented from here, or named."""
     used = any(run.terms for run in store.all()[0]) or bool(store.leases())
-    if not used and region is None:
+    if not (used or everywhere or region or settings.read().ec2.region):
         return []
-    rented = sorted({lease.region for lease in store.leases()})
-    regions: list[str | None] = [region] if region or not rented else [*rented]
-    return [row for renter in providers.renters() for one in regions for row in renter.machines(store, one)]
+    return [
+        row
+        for renter in providers.renters()
+        for one in _renting.regions(store, renter, region, everywhere=everywhere)
+        for row in renter.machines(store, one)
+    ]
 
 
 def _asked(name: str, runs: list[Run]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ One that rents its machines says `RENTS = True`, and has what costs money asks f
     replica(run)            what is kept of a run elsewhere, to be read without its machine; None for nothing
     release(store, run)     the artifacts are home: end the machine as agreed; what that means, as a sentence
     roll_back(errand)       undo a start that was called off
+    regions()               everywhere that machines could be
     machines(region)        every machine of this user's, as rows
     start, stop, terminate  (name, ...) what a person asks of one of them
     collect(store, ...)     what nobody needs any more, each with what to do about it; and doing that

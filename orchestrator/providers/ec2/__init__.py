@@ -111,7 +111,7 @@ def roll_back(errand: Errand) -> None:
 def collect(
     store: Store, region: str | None, say: Callable[[str], None], *, remove: bool
 ) -> list[dict[str, Any]]:
-    """What of ours nobody needs, each with what to do about it; with `remove` it is done."""
+    """What of ours in the region nobody needs, each with what to do about it; with `remove` it is done."""
     from orchestrator.providers.ec2 import sweep
 
     return sweep.collect(store, region, say, remove=remove)
@@ -122,6 +122,13 @@ def checks(wish: Wish, terms: Terms) -> Iterator[tuple[str, str, str, str]]:
     from orchestrator.providers.ec2 import doctor
 
     return doctor.checks(terms)
+
+
+def regions() -> list[str]:
+    """All that the account may use."""
+    from orchestrator.providers.ec2 import api
+
+    return sorted(str(r["RegionName"]) for r in api.connected(None).ask("ec2", "describe_regions")["Regions"])
 
 
 def machines(store: Store, region: str | None) -> list[dict[str, Any]]:

@@ -253,18 +253,13 @@ class Sweep:
 
 
 def collect(store: Store, region: str | None, say: Say, *, remove: bool) -> list[dict[str, Any]]:
-    """Look, and with `remove` do what was found. Rows: kind, id, run, act, why, and the region."""
-    rented = sorted({lease.region for lease in store.leases()})
-    regions: list[str | None] = [region] if region or not rented else [*rented]
-    rows = []
-    for one in regions:
-        with contextlib.ExitStack() as held:
-            sweep = Sweep(store, api.connected(one), say)
-            found = sweep.look(held)
-            if remove:
-                sweep.act()
-            rows += [{"region": sweep.aws.region, **dataclasses.asdict(f)} for f in found]
-    return rows
+    """Look at a region, and with `remove` do what was found. Rows: region, kind, id, run, act, why."""
+    with contextlib.ExitStack() as held:
+        sweep = Sweep(store, api.connected(region), say)
+        found = sweep.look(held)
+        if remove:
+            sweep.act()
+    return [{"region": sweep.aws.region, **dataclasses.asdict(f)} for f in found]
 
 
 def _machine(tagged: Mapping[str, str]) -> Machine:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from orchestrator import pins, providers
+from orchestrator.commands import gc
+from orchestrator.commands import machines as listed
 from orchestrator.errors import BadRequest, CapReached, MachineGone, Refused
 from orchestrator.lease import Lease
 from orchestrator.machine import Machine, Terms
@@ -70,6 +74,28 @@ def test_a_machine_is_listed_with_its_run_its_price_and_its_end(cloud: Cloud, at
     assert row["cost_usd_per_hour"] == pytest.approx(hourly)
     assert row["cost_usd"] == pytest.approx(hourly / 2, rel=0.02)
     assert row["until"] > row["until"][:0] and row["known_here"]
+
+
+def test_after_the_loss_of_home_every_region_is_searched(
+    cloud: Cloud,
+    at_home: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lease = stood_up(at_home, Terms(region="eu-west-1"))
+    monkeypatch.setenv("EC2EMO_HOME", str(tmp_path / "another home"))
+    listed.command(json=True)
+    assert capsys.readouterr().out == ""
+    listed.command(all_regions=True, json=True)
+    (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (row["machine"], row["run"], row["known_here"]) == (lease.instance, "a-run", False)
+    gc.command(all_regions=True, json=True)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lease.instance in {row["id"] for row in rows}
+    assert {row["region"] for row in rows} == {"eu-west-1"}
+    with pytest.raises(BadRequest, match="choose one of the two"):
+        gc.command(all_regions=True, region="eu-west-1")
 
 
 def test_what_was_spent_is_what_the_cloud_charges(cloud: Cloud, at_home: Store) -> None:
