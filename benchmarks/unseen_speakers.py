@@ -126,9 +126,8 @@ def _trainings(of: Sequence[Mapping[str, Any]], test: str) -> str:
     folds = "every sixth speaker" if test == "sixth" else f"folds {', '.join(map(str, sorted(tested)))}"
     seeds = len({line["seed"] for line in of})
     missing = len(tested) * seeds - len(of)
-    return f"{folds}, {sum(tested.values())} clips, {seeds} seeds" + (
-        f", {missing} missing" if missing else ""
-    )
+    told = f"{folds}, {sum(tested.values())} clips, {seeds} seed" + "s" * (seeds > 1)
+    return told + (f", {missing} missing" if missing else "")
 
 
 def _measure(folder: Path, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,9 @@ _KERAS_3 = (
     rb"(?:\x1b\[1m)? *+(?P<step>\d++)/(?!(?P=step)[ \x1b])\d++(?:\x1b\[0m)? "
     rb"(?:\x1b\[32m[\xe2\x94\x81]*+\x1b\[0m)?(?:\x1b\[37m)?[\xe2\x94\x81]++(?:\x1b\[0m)? "
 )
-_REST = rb"[^\r\n\x08E]{0,4000}+(?:E(?!poch)[^\r\n\x08E]{0,4000}+)*(?<=[\d ])"
+# All but a return, a new line, a backspace and E: a set of what it has is faster than one of what it lacks.
+_MORE = rb"[\x00-\x07\t\x0b\x0c\x0e-DF-\xff]{0,4000}+"
+_REST = _MORE + rb"(?:E(?!poch)" + _MORE + rb")*(?<=[\d ])"
 _UPDATES = re.compile(
     b"|".join(rb"(?:" + bar + _REST + rb"[\x08\r\n]++)+" for bar in (_KERAS_2, _KERAS_3)),
 )

@@ -225,12 +225,18 @@ def _shown(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[
 
 
 def _line(cells: Sequence[tuple[tuple[str, str], int, bool]]) -> Text:
-    parts: list[Styled] = []
+    parts: list[Styled] = [""]
     for i, ((string, style), width, right) in enumerate(cells):
         short = clip(string, width)
         padding = " " * (width - cell_len(short))
         before, after = (padding, "") if right else ("", padding)
-        parts += [" " * GAP * bool(i) + before, (short, style), after]
+        pieces: list[Styled] = [" " * GAP * bool(i) + before, (short, style) if style else short, after]
+        for piece in pieces:
+            # One string for all that looks alike: of a thousand lines each piece would cost its microseconds.
+            if isinstance(piece, str) and isinstance(parts[-1], str):
+                parts[-1] += piece
+            else:
+                parts.append(piece)
     line = words(*parts)
     line.rstrip()
     return line

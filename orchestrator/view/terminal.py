@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from rich.text import Text
 from orchestrator.view.text import FALLBACK, plain, plain_lines, words
 from trainer import contract
 
+LINES_AT_ONCE = 500
 SHOW_CURSOR = "\x1b[?25h"
 PIPED_WIDTH = 80  # where lines are laid out although nobody's window says how wide
 
@@ -110,9 +112,10 @@ def data(text: str) -> None:
 
 
 def put(target: Screen, lines: Iterable[Text]) -> None:
-    """Lines as long as they are."""
-    for line in lines:
-        target.print(line, soft_wrap=True, end="\n")
+    """Lines as long as they are; some hundred at a time, for which rich takes a third of their time alone."""
+    rest = iter(lines)
+    while some := list(itertools.islice(rest, LINES_AT_ONCE)):
+        target.print(Text("\n", no_wrap=True).join(some), soft_wrap=True, end="\n")
 
 
 def paper() -> Screen:
