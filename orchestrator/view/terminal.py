@@ -112,7 +112,7 @@ def data(text: str) -> None:
 
 
 def put(target: Screen, lines: Iterable[Text]) -> None:
-    """Lines as long as they are; some hundred at a time, for which rich takes a third of their time alone."""
+    """Lines as long as they are; some hundred at a time, for which rich takes a third of the time."""
     rest = iter(lines)
     while some := list(itertools.islice(rest, LINES_AT_ONCE)):
         target.print(Text("\n", no_wrap=True).join(some), soft_wrap=True, end="\n")
