@@ -84,13 +84,19 @@ def pooled(rows: Sequence[Row]) -> Found:
 
 
 def write(page: Path, rows: list[Row]) -> None:
-    """Replace what is between the marks. Raises SystemExit for a page without them."""
-    text = page.read_text(encoding="utf-8") if page.exists() else f"# Results\n\n{BEGIN}\n{END}\n"
-    before, found, rest = text.partition(BEGIN)
-    _, ends, after = rest.partition(END)
+    """Write the tables into the page. Raises SystemExit for a page without the marks."""
+    if not page.exists():
+        page.write_text(f"# Results\n\n{BEGIN}\n{END}\n", encoding="utf-8")
+    put_between(page, BEGIN, END, tables(rows))
+
+
+def put_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Replace what is between two marks. Raises SystemExit for a page without them."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ends, after = rest.partition(end)
     if not (found and ends):
-        raise SystemExit(f"{page} has no line {BEGIN!r} before a line {END!r}: there is no place to write to")
-    page.write_text(f"{before}{BEGIN}\n\n{tables(rows)}\n{END}{after}", encoding="utf-8")
+        raise SystemExit(f"{page} has no line {begin!r} before a line {end!r}: there is no place to write to")
+    page.write_text(f"{before}{begin}\n\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def tables(rows: list[Row]) -> str:

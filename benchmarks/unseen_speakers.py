@@ -27,6 +27,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import results_page
+
 if TYPE_CHECKING:
     from trainer.data.dataset import Packed
 
@@ -75,13 +77,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def write(page: Path, results: Path) -> None:
-    """Put the table between the marks of a page. Raises ValueError where there are none."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        raise ValueError(f"{page} has no place for the table: {BEGIN}")
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    page.write_text(f"{before}{BEGIN}\n\n{table(lines)}\n{END}{after}", encoding="utf-8")
+    """Put the table between the marks of a page. Raises SystemExit where there are none."""
+    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    results_page.put_between(page, BEGIN, END, table(lines))
 
 
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -122,7 +120,7 @@ def _mean(of: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def _trainings(of: Sequence[Mapping[str, Any]], test: str) -> str:
-    tested = {(line["fold"]): line["tested"] for line in of}
+    tested = {line["fold"]: line["tested"] for line in of}
     folds = "every sixth speaker" if test == "sixth" else f"folds {', '.join(map(str, sorted(tested)))}"
     seeds = len({line["seed"] for line in of})
     missing = len(tested) * seeds - len(of)
