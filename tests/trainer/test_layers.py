@@ -145,6 +145,35 @@ def test_attention_is_a_softmax_over_real_frames_of_scaled_scores() -> None:
         np.testing.assert_allclose(found, shares @ v[:3], atol=1e-5)
 
 
+def test_the_mean_of_attention_is_keras_own_attention_and_mean_forward_and_backward() -> None:
+    import keras
+    import tensorflow as tf
+
+    from trainer.layers import AttentionMean
+
+    random = np.random.default_rng(0)
+    x = tf.constant(random.normal(size=(4, 7, 3)), tf.float32)
+    asked = random.normal(size=(4, 3)).astype(np.float32)
+    attention, ours = keras.layers.Attention(use_scale=True), AttentionMean()
+    attention.build([x.shape, x.shape])
+    ours.build(x.shape)
+    for mask in (None, tf.constant(np.arange(7) < np.array([[7], [1], [4], [2]]))):
+        found = []
+        for layer in (attention, ours):
+            layer.set_weights([np.float32(0.7)])
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                if layer is ours:
+                    y = ours(x, mask=mask)
+                else:
+                    rows = attention([x, x], mask=[mask, mask])
+                    y = keras.layers.GlobalAveragePooling1D()(rows, mask=mask)
+                loss = tf.reduce_sum(y * asked)
+            found.append([y, *tape.gradient(loss, [x, layer.scale])])
+        for a, b in zip(*found, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_every_layer_is_made_again_from_what_it_says_of_itself() -> None:
     import keras
 
@@ -155,6 +184,7 @@ def test_every_layer_is_made_again_from_what_it_says_of_itself() -> None:
         layers.MaskedMaxPool1D(3),
         layers.MaskedMeanPool1D(3),
         layers.SelfAttention(4, scaled=False),
+        layers.AttentionMean(),
         layers.Limit(15.0),
         layers.ClipStandardization(),
         layers.AttentiveStatistics(4, units=5),

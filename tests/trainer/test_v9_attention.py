@@ -35,8 +35,7 @@ def test_the_layers_are_those_of_the_recipe() -> None:
         "Masking",
         "Bidirectional",
         "LayerNormalization",
-        "Attention",
-        "GlobalAveragePooling1D",
+        "AttentionMean",
         "Dense",
     ]
     assert [k for k in kinds if k in wanted] == [*wanted, "Dense", "Dense"]

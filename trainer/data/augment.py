@@ -37,9 +37,11 @@ class Batch:
 
 def add_noise(batch: Batch, deviation: float, random: np.random.Generator) -> Batch:
     """Normal noise on every value of every real frame."""
-    frames, real = batch.frames.copy(), batch.real
-    count = int(real.sum())
-    frames[real] += np.float32(deviation) * random.standard_normal((count, frames.shape[2]), dtype=np.float32)
+    frames = batch.frames.copy()
+    for clip, length in zip(frames, batch.lengths, strict=True):
+        noise = random.standard_normal((length, frames.shape[2]), dtype=np.float32)
+        noise *= np.float32(deviation)
+        clip[:length] += noise
     return replace(batch, frames=frames)
 
 

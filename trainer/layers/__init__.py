@@ -1,6 +1,6 @@
 """Layers that know padding from clip. A `.keras` file with one of them loads where this has been imported."""
 
-from trainer.layers.attention import SelfAttention
+from trainer.layers.attention import AttentionMean, SelfAttention
 from trainer.layers.committee import Committee, CommitteeCrossentropy
 from trainer.layers.limit import Limit
 from trainer.layers.masked import MaskedConv1D, MaskedMaxPool1D, MaskedMeanPool1D
@@ -9,6 +9,7 @@ from trainer.layers.spectrum import Channels, FlatChannels, SpectrumBlock
 from trainer.layers.statistics import AttentiveStatistics, ClipStandardization, SegmentStatistics
 
 __all__ = [
+    "AttentionMean",
     "AttentiveStatistics",
     "Bidirectional",
     "Channels",

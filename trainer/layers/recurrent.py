@@ -56,8 +56,7 @@ class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
         if initial_state is not None:
             raise ValueError("this layer starts from zeros")
         directions = (self.forward_layer, self.backward_layer)
-        dropped = bool(training) and any(one.dropout for one in directions)
-        frames = _Frames.of(sequences, mask, packed=mask is not None and not dropped)
+        frames = _Frames.of(sequences, mask)
         rows = frames.pack(sequences)
         found = [_states(one, frames, sequences, rows, bool(training), self.bfloat16) for one in directions]
         if not self.return_sequences:
@@ -87,22 +86,27 @@ def _refuse_others(layer: Any) -> None:
 class _Frames:
     """Which frames of a batch are real, and where each is among those that are multiplied with the kernel.
 
-    `packed` are real frames alone. `rows` (batch, frames) is the place of a frame, in the padding any place.
+    `packed` are real frames alone. `rows` (batch, frames) is the place of a frame, in the padding any place;
+    `clips` (rows,) says whose frame each is.
     """
 
     mask: Any
     rows: Any
+    clips: Any
     packed: bool
 
     @classmethod
-    def of(cls, x: Any, mask: Any, packed: bool) -> _Frames:
+    def of(cls, x: Any, mask: Any) -> _Frames:
         """`mask` (batch, frames), or None where all are real."""
         shape = tf.shape(x)[:2]
-        mask = tf.ones(shape, tf.bool) if mask is None else tf.cast(mask, tf.bool)
-        if packed:
-            counted = tf.cumsum(tf.reshape(tf.cast(mask, tf.int32), (-1,))) - 1
-            return cls(mask, tf.reshape(tf.maximum(counted, 0), shape), packed)
-        return cls(mask, tf.reshape(tf.range(shape[0] * shape[1]), shape), packed)
+        clips = tf.broadcast_to(tf.range(shape[0])[:, None], shape)
+        if mask is None:
+            rows = tf.reshape(tf.range(shape[0] * shape[1]), shape)
+            return cls(tf.ones(shape, tf.bool), rows, tf.reshape(clips, (-1,)), packed=False)
+        mask = tf.cast(mask, tf.bool)
+        counted = tf.cumsum(tf.reshape(tf.cast(mask, tf.int32), (-1,))) - 1
+        rows = tf.reshape(tf.maximum(counted, 0), shape)
+        return cls(mask, rows, tf.boolean_mask(clips, mask), packed=True)
 
     def pack(self, x: Any) -> Any:
         """(batch, frames, any) to (rows, any)."""
@@ -144,7 +148,7 @@ def _states(lstm: Any, frames: _Frames, x: Any, rows: Any, training: bool, bfloa
     if inputs is None:
         found = _multiplied(rows, kernel, bfloat16)
     else:
-        found = tf.reshape(_multiplied(x, _for_each_clip(kernel, inputs), bfloat16), (-1, kernel.shape[1]))
+        found = _dropped(rows, frames.clips, kernel, inputs, bfloat16)
     return _recurrence(found + bias, recurrent, hidden, *frames.steps(lstm.go_backwards))
 
 
@@ -171,15 +175,14 @@ def _dropout_masks(cell: Any, x: Any, training: bool) -> tuple[Any, Any]:
     return inputs, hidden
 
 
-def _for_each_clip(kernel: Any, masks: Any) -> Any:
-    """The kernel with dropped inputs: (dim, 4 * units) to (batch, dim, 4 * units).
+def _dropped(rows: Any, clips: Any, kernel: Any, masks: Any, bfloat16: bool) -> Any:
+    """Inputs times kernel where inputs are dropped, others for each gate: (rows, dim) to (rows, 4 * units).
 
-    A clip has one mask for all its frames, so not they are multiplied with it but the kernel: that is one
-    product for all gates, where masked frames would need one for each.
+    `masks` (gates, batch, dim), one for all frames of a clip.
     """
-    dim, columns = kernel.shape
-    by_gate = tf.reshape(kernel, (dim, _GATES, columns // _GATES))
-    return tf.reshape(tf.transpose(masks, (1, 2, 0))[..., None] * by_gate, (-1, dim, columns))
+    kernels = tf.split(kernel, masks.shape[0], axis=-1)
+    kept = (rows * tf.gather(mask, clips) for mask in tf.unstack(masks))
+    return tf.concat([_multiplied(x, k, bfloat16) for x, k in zip(kept, kernels, strict=True)], axis=-1)
 
 
 # A function of its own, for where there is no other around it: what XLA compiles has no gradient by itself.

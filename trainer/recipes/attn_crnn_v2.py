@@ -53,6 +53,7 @@ class Params:
     class_weights: str = choice("balanced", "how rare classes count", CLASS_WEIGHTS)
     length_percentile: float = percent(100.0, "percentile of the training lengths that clips are brought to")
     validation: float = half(0.2, "share of clips that validate")
+    bfloat16: bool = switch(False, "whether the first convolution multiplies in bfloat16")
     buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(6, "epochs without a better val_accuracy that end the run")
     lr: float = positive(1e-3, "learning rate of the first epochs")
@@ -102,8 +103,10 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
 
     inputs = keras.Input(shape, name="frames")
     x = layers.Masking(0.0)(inputs)
-    for filters in (params.filters1, params.filters2):
-        x = MaskedConv1D(filters, params.kernel, padding="same", activation="relu")(x)
+    # The first alone is worth the rounding: it sees all dimensions of all frames.
+    first = "mixed_bfloat16" if params.bfloat16 else None
+    for filters, dtype in ((params.filters1, first), (params.filters2, None)):
+        x = MaskedConv1D(filters, params.kernel, padding="same", activation="relu", dtype=dtype)(x)
         x = MaskedMaxPool1D(2)(x)
     x = Bidirectional(
         layers.LSTM(

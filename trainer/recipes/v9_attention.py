@@ -68,7 +68,7 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import Bidirectional
+    from trainer.layers import AttentionMean, Bidirectional
 
     decay = keras.regularizers.L2(params.l2)
     inputs = keras.Input(shape, name="frames")
@@ -78,8 +78,7 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
         bfloat16=params.bfloat16,
     )(x)
     x = layers.LayerNormalization()(x)
-    x = layers.Attention(use_scale=True)([x, x])
-    x = layers.GlobalAveragePooling1D()(x)
+    x = AttentionMean()(x)
     x = layers.Dense(params.dense1, activation="relu", kernel_regularizer=decay)(x)
     x = layers.Dropout(params.dropout1)(x)
     x = layers.Dense(params.dense2, activation="relu", kernel_regularizer=decay)(x)
