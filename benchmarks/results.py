@@ -1,14 +1,16 @@
 """What every recipe is worth on data of yours, on speakers that chose nothing; writes docs/results.md.
 
     python -m benchmarks.results --data NAME=FOLDER… [--recipe R…] [--split speaker clip] [--epochs N]
-                                 [--folds K] [--fold I…] [--seed N…] [--threads N] [--rows FILE] [--page FILE]
+                                 [--folds K] [--fold I…] [--seed N…] [--set key=value…] [--threads N]
+                                 [--rows FILE] [--page FILE]
 
 NAME=FOLDER/PATTERN takes the files of a folder that match: of two corpora in one folder, one. Each training
 is a run of the trainer's own, cross-validated: one fold of K is held out, the rest is divided into training
 and validation clips, these choose the epoch, and the held-out clips are evaluated once. Which split is meant
 holds for both divisions. `--epochs` caps what the recipe asks for, and the table says where the cap ended a
-run. Beside the recipes, logistic regression on mean and deviation over time: who is not better than that has
-learnt nothing from time.
+run. `--set` gives parameters to the recipes that have them, and leaves the others out: such rows stand in a
+table of their own, below the same trainings without. Beside the recipes, logistic regression on mean and
+deviation over time: who is not better than that has learnt nothing from time.
 
 What is in the rows already is not trained again, and a training that was cut short goes on where it was.
 Nothing is searched for: without --data the page is written anew from the rows.
@@ -58,6 +60,7 @@ class Job:
     seed: int
     epochs: int | None
     params: dict[str, Any]
+    asked: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -92,6 +95,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=4)
     parser.add_argument("--fold", type=int, nargs="+", help="of them only these; else all")
     parser.add_argument("--seed", type=int, nargs="+", default=[42])
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=Path, default=ROOT / "docs" / "results.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
@@ -106,11 +110,10 @@ def _jobs(asked: argparse.Namespace, links: Path) -> Iterator[Job]:
         for fold in asked.fold or range(1, asked.folds + 1):
             for name, folder, report in sets:
                 for split in asked.split:
-                    for recipe in asked.recipe:
-                        epochs, params = _plan(recipe, asked.epochs)
-                        yield Job(
-                            recipe, name, folder, report, split, fold, asked.folds, seed, epochs, params
-                        )
+                    for recipe in filter(lambda r: _takes(r, asked.set), asked.recipe):
+                        epochs, params = _plan(recipe, asked.epochs, asked.set)
+                        where = (name, folder, report, split, fold, asked.folds, seed)
+                        yield Job(recipe, *where, epochs, params, tuple(asked.set))
 
 
 def _data(named: str, links: Path) -> tuple[str, Path, clips.Report]:
@@ -134,11 +137,20 @@ def _linked(pattern: Path, folder: Path) -> Path:
     return folder
 
 
-def _plan(recipe: str, cap: int | None) -> tuple[int | None, dict[str, Any]]:
+def _takes(recipe: str, asked: Sequence[str]) -> bool:
+    """Whether it has all parameters that are to be set."""
+    if recipe == PLAIN:
+        return not asked
+    known = {field.name for field in dataclasses.fields(recipes.load(recipe).Params)}
+    return known.issuperset(pair.partition("=")[0] for pair in asked)
+
+
+def _plan(recipe: str, cap: int | None, asked: Sequence[str]) -> tuple[int | None, dict[str, Any]]:
     if recipe == PLAIN:
         return None, {}
     module = recipes.load(recipe)
-    params = dataclasses.asdict(recipes.make_params(module, {}))
+    given = dict(pair.split("=", 1) for pair in asked)
+    params = dataclasses.asdict(recipes.make_params(module, given))
     return min(module.EPOCHS, cap or module.EPOCHS), params
 
 
@@ -261,6 +273,7 @@ def _about(job: Job, classes: Sequence[str]) -> dict[str, Any]:
         "folds": job.folds,
         "seed": job.seed,
         "cap": job.epochs,
+        "set": list(job.asked),
         "machine": _machine(),
     }
 

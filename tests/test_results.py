@@ -56,6 +56,44 @@ def test_the_table_of_unseen_speakers_says_what_is_missing() -> None:
     assert "| **0.700** | 0.600 0.800 | 0.650 | not run | folds 0, 1, 30 clips, 2 seeds, 1 missing |" in row
 
 
+def test_parameters_that_were_set_stand_below_the_same_trainings_without() -> None:
+    def row(seed: int, right: int, *asked: str) -> dict[str, object]:
+        return {
+            "data": "d",
+            "fingerprint": "f",
+            "recipe": "v9_attention",
+            "split": "speaker",
+            "fold": 1,
+            "folds": 4,
+            "cap": 15,
+            "seed": seed,
+            "set": asked,
+            "val_accuracy": right / 10,
+            "classes": ["a", "b"],
+            "clips": 20,
+            "speakers": 5,
+            "machine": "m",
+            "threads": 1,
+            "seconds": 1,
+            "train": 5,
+            "val": 5,
+            "epochs": 15,
+            "best_epoch": 3,
+            "capped": True,
+            "by_speaker": {"s": [[right, 10 - right], [0, 10]]},
+        }
+
+    rows = [row(1, 4), row(2, 6), row(3, 9), row(1, 6, "buckets=8"), row(2, 8, "buckets=8")]
+    text = results_page.tables(rows)  # type: ignore[arg-type]
+    main, _, changes = text.partition("## What shortcuts change")
+    assert "buckets" not in main and "n = 60" in main
+    wanted = "| `v9_attention` | d | speaker | 1 of 4 | 15 | "
+    assert [line for line in changes.splitlines() if line.startswith(wanted)] == [
+        f"{wanted}– | 2 | 0.500 ± 0.100 | 0.750 ± 0.050 |",
+        f"{wanted}buckets=8 | 2 | 0.700 ± 0.100 | 0.850 ± 0.050 |",
+    ]
+
+
 def test_what_is_written_between_the_marks_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{results_page.BEGIN}\nold\n{results_page.END}\nafter\n")
