@@ -57,6 +57,9 @@ def command(
         typer.Option(min=2, help="Train K runs, one after another: each holds another part out."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, the weights and the order of clips.")] = 42,
+    gpus: Annotated[
+        str, typer.Option(help="one, or all of the machine's: each takes a share of a batch.")
+    ] = "one",
     name: Annotated[str | None, typer.Option(help="What to call the run.")] = None,
     identity: Annotated[Path | None, typer.Option(help="The private key for SSH.")] = None,
     instance_type: Annotated[
@@ -133,6 +136,8 @@ def command(
             "a machine you have, or deploy without --folds"
         )
     data.refuse_split(split)
+    if gpus not in ("one", "all"):
+        raise BadRequest(f"--gpus {gpus!r:.40} is neither one nor all")
     run_id = runs.new_id(chosen.TAG, name)
     store = Store()
     again = persistence(store, follow=follow, asked=auto_resume)
@@ -150,6 +155,7 @@ def command(
         params=params,
         seed=seed,
         split=data.split_of(report, split) if report else split or "",
+        gpus=gpus,
         synthetic=bool(report and report.synthetic),
     )
     place = str(data.folder_of(named, store)) if is_folder(named) else named
@@ -301,6 +307,7 @@ def _show_plan(run: Run, report: Report | None, folds: int | None, wish: Wish, *
         "epochs": run.spec.epochs,
         "batch_size": run.spec.batch_size,
         "seed": run.spec.seed,
+        "gpus": run.spec.gpus,
         "params": dict(run.spec.params),
         "code": bundle.make().hash,
         **({"rented": renter.plan(wish, run.terms)} if renter else {}),

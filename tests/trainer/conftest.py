@@ -14,7 +14,7 @@ from trainer import clips
 from trainer.clips import demo
 from trainer.contract import RunDir, Spec, publish
 
-from .runs import TINY, add_attempt, train
+from .runs import TINY, add_attempt, tiny, train
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -47,14 +47,15 @@ def make_run(folder: Path, data: Path, params: Mapping[str, Any] | None = None, 
     """A run folder as the supervisor leaves it before it starts the trainer."""
     run = RunDir(folder)
     report = clips.check(data)
+    recipe = more.setdefault("recipe", "v9_attention")
+    sizes = TINY if recipe == "v9_attention" else tiny(recipe)
     spec = {
         "run": folder.name,
-        "recipe": "v9_attention",
         "data": str(data),
         "fingerprint": report.fingerprint,
         "epochs": 3,
         "batch_size": 16,
-        "params": {**TINY, **(params or {})},
+        "params": {**sizes, **(params or {})},
         "synthetic": report.synthetic,
     }
     publish(run.spec, Spec(**{**spec, **more}).to_json())

@@ -41,19 +41,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small_data: Path) -> dict[
     folder = tmp_path_factory.mktemp("recipes")
 
     def run_of(name: str) -> RunDir:
-        run = make_run(folder / name, small_data, recipe=name, epochs=EPOCHS)
-        publish_params(run, params_of(name))
+        run = make_run(folder / name, small_data, params_of(name), recipe=name, epochs=EPOCHS)
         assert spawn(run).wait() == 0, run.log.read_text()
         return run
 
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(recipes.names(), pool.map(run_of, recipes.names()), strict=True))
-
-
-def publish_params(run: RunDir, params: dict[str, Any]) -> None:
-    """`make_run` knows the sizes of v9 alone."""
-    body = json.loads(run.spec.read_bytes())
-    run.spec.write_text(json.dumps({**body, "params": params}))
 
 
 AT_HOME = """
@@ -147,8 +140,7 @@ def test_the_fixed_length_is_the_one_that_comes_home(at_home: dict[str, list[int
 
 def killed_and_resumed(new_run: NewRun, name: str, whole: RunDir, *, epochs: int, wait: float) -> None:
     """Kill it some time after so many epochs, go on, and compare what is told with the run nobody killed."""
-    cut = new_run(f"cut-{name}", recipe=name, epochs=EPOCHS)
-    publish_params(cut, params_of(name))
+    cut = new_run(f"cut-{name}", recipe=name, epochs=EPOCHS, params=params_of(name))
     process = spawn(cut)
     try:
         wait_for(lambda: len(events(cut, "epoch" if epochs else "dataset")) >= max(1, epochs), 600)
@@ -197,7 +189,6 @@ def test_features_with_bins_and_channels_are_trained_on_and_predicted(
             arrays = {key: stored[key] for key in stored.files}
         np.savez(folder / path.name, **{**arrays, "features": arrays["features"].reshape(-1, 4, 4)})
     run = new_run("deep", data=folder, recipe="cnn_lstm_simplified", epochs=1)
-    publish_params(run, tiny("cnn_lstm_simplified"))
     assert train(run) == 0
     assert events(run, "dataset")[0].dim == 16
     best = Manifest.parse(run.manifest.read_bytes()).of("best")

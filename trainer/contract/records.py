@@ -82,8 +82,9 @@ class Spec:
 
     `data` is a folder on the machine that trains. `fingerprint` names the content of the clips found there
     (see `trainer.clips.fingerprint`); the trainer refuses other content. `split` is `speaker` (no speaker on
-    both sides) or `clip`. `uid` tells two runs of the same name apart. Of a cross-validation this run holds
-    out `fold` of `folds`, counted from 1. It waits for the runs named in `after`, on the same machine.
+    both sides) or `clip`. `gpus` is `one`, or `all` of the machine's. `uid` tells two runs of the same name
+    apart. Of a cross-validation this run holds out `fold` of `folds`, counted from 1. It waits for the runs
+    named in `after`, on the same machine.
     """
 
     run: str
@@ -101,6 +102,7 @@ class Spec:
     fold: int | None = None
     folds: int | None = None
     after: list[str] = field(default_factory=list)
+    gpus: str = "one"
     contract: str = VERSION
 
     @classmethod

@@ -25,7 +25,10 @@ _ALONE = 0xA10
 
 
 class Training:
-    """The training side. Set `epoch` before each epoch; iterating `stream` then follows its order."""
+    """The training side. Set `epoch` before each epoch; iterating `stream` then follows its order.
+
+    Every batch can be divided into `shares` that are equal, for as many GPUs; `batch_size` must be.
+    """
 
     def __init__(
         self,
@@ -35,10 +38,13 @@ class Training:
         *,
         batch_size: int,
         seed: int,
+        shares: int = 1,
         asked: Preparation = DEFAULT,
     ) -> None:
         self.epoch = 1
-        self.steps = -(-len(train) // batch_size)
+        # No share may be without a clip: the last batch of an epoch is as many as can be divided.
+        self._clips = len(train) - len(train) % shares
+        self.steps = -(-self._clips // batch_size)
         self._packed, self._train, self._norm = packed, train, norm
         self._voices = dataset.voices(packed, train, norm, asked)
         self._batch_size, self._seed, self._asked = batch_size, seed, asked.of(packed.dim)
@@ -65,7 +71,7 @@ class Training:
 
     def _chosen(self) -> Iterable[Indices]:
         """The clips of each batch."""
-        order = self._train[dataset.order(len(self._train), self._seed, self.epoch)]
+        order = self._train[dataset.order(len(self._train), self._seed, self.epoch)][: self._clips]
         if not self._asked.buckets:
             return _chunks(order, self._batch_size)
         pools = _chunks(order, self._batch_size * self._asked.buckets)
@@ -111,7 +117,8 @@ class Training:
 class Validation:
     """The validation side, in its own order, the same batches each time.
 
-    `labels` are class indices; `targets` the same as the model's loss takes them.
+    `labels` are class indices; `targets` the same as the model's loss takes them. What is predicted can be
+    divided into `shares` that are equal.
     """
 
     def __init__(
@@ -121,9 +128,12 @@ class Validation:
         norm: Normaliser,
         *,
         batch_size: int,
+        shares: int = 1,
         asked: Preparation = DEFAULT,
     ) -> None:
-        self._packed, self._val, self._norm, self._batch_size = packed, val, norm, batch_size
+        self._packed, self._norm, self._batch_size = packed, norm, batch_size
+        # The last clip again, as often as the last batch wants it; its answers are left out.
+        self._val = np.concatenate([val, np.repeat(val[-1:], -len(val) % shares)])
         self._voices = dataset.voices(packed, val, norm, asked)
         self._asked = asked
         self.labels: npt.NDArray[np.int32] = packed.labels[val]
@@ -133,7 +143,7 @@ class Validation:
         """(n, classes) probabilities."""
         steps = -(-len(self._val) // self._batch_size)
         stream = _dataset(self._batches, (_signature(self._norm, self._asked),), steps)
-        found: npt.NDArray[np.float32] = model.predict(stream, verbose=0)
+        found: npt.NDArray[np.float32] = model.predict(stream, verbose=0)[: len(self.labels)]
         return found
 
     def _batches(self) -> Iterator[tuple[Any, ...]]:

@@ -134,7 +134,7 @@ class Ledger(keras.callbacks.Callback):  # type: ignore[misc]
                 "accuracy": float(logs["accuracy"]),
                 "val_loss": float(loss),
                 "val_accuracy": found.accuracy,
-                "lr": float(self.model.optimizer.learning_rate),
+                "lr": float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)),
                 "seconds": time.monotonic() - self._began,
             }
         )

@@ -24,7 +24,7 @@ from trainer.eventlog import EventLog
 from trainer.folders import remove_half_written
 from trainer.recipes import Recipe
 from trainer.schedule import Schedule
-from trainer.training import final, guard
+from trainer.training import final, guard, replicas
 from trainer.training.beginning import Beginning, ResumeError
 from trainer.training.callbacks import Ledger, Pace, Watch
 from trainer.training.final import Judged
@@ -48,13 +48,19 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
         remove_half_written(folder)
 
     _make_repeatable(spec.seed)
-    model = recipe.build(asked.shape(norm.frames, packed.dim), len(packed.classes), params)
-    unchanged = guard.describe(packed, split, norm, model)
+    together = replicas.strategy(spec.gpus, spec.batch_size)
+    shares = together.num_replicas_in_sync
     course = _course(recipe, params, beginning)
-    _take_up(model, beginning, unchanged, log)
+    with together.scope():
+        model = recipe.build(asked.shape(norm.frames, packed.dim), len(packed.classes), params)
+        unchanged = guard.describe(packed, split, norm, model)
+        _take_up(model, beginning, unchanged, log)
+    if spec.gpus == replicas.ALL:
+        log.append(Note(time.time(), replicas.told(shares, spec.batch_size)))
 
-    batches = Training(packed, split.train, norm, batch_size=spec.batch_size, seed=spec.seed, asked=asked)
-    val = Validation(packed, split.val, norm, batch_size=spec.batch_size, asked=asked)
+    sized = {"batch_size": spec.batch_size, "shares": shares, "asked": asked}
+    batches = Training(packed, split.train, norm, seed=spec.seed, **sized)
+    val = Validation(packed, split.val, norm, **sized)
     made = {"params": asdict(params), "preparation": asdict(asked)}
     who = _identity(spec, recipe, packed, split, norm, made)
     keeper = Keeper(run, who, val, beginning.attempt, spec.seed, beginning.params, unchanged)
@@ -176,7 +182,7 @@ def _take_up(model: Any, beginning: Beginning, unchanged: dict[str, Any], log: E
     # Loading into an optimizer without variables drops its state, with a warning that nobody reads.
     model.optimizer.build(model.trainable_variables)
     model.load_weights(beginning.weights)
-    steps = int(model.optimizer.iterations)
+    steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
     text = f"goes on from {beginning.weights.parent.name}, after {steps} steps"
     log.append(Note(time.time(), text))
 
