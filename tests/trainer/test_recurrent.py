@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,10 +20,9 @@ def pair(**more: Any) -> tuple[Any, Any]:
 
     from trainer import layers
 
-    more.setdefault("return_sequences", True)
     made = (
-        keras.layers.Bidirectional(keras.layers.LSTM(UNITS, **more)),
-        layers.Bidirectional(keras.layers.LSTM(UNITS, **more)),
+        keras.layers.Bidirectional(keras.layers.LSTM(UNITS, return_sequences=True, **more)),
+        layers.Bidirectional(keras.layers.LSTM(UNITS, return_sequences=True, **more)),
     )
     random = np.random.default_rng(0)
     for layer in made:
@@ -34,10 +34,11 @@ def pair(**more: Any) -> tuple[Any, Any]:
     return made
 
 
-def same_draws(first: Any, second: Any) -> None:
-    for side in ("forward_layer", "backward_layer"):
-        states = [getattr(layer, side).cell.seed_generator.state for layer in (first, second)]
-        states[1].assign(states[0])
+def same_draws(*layers: Any) -> None:
+    """All are about to draw the same."""
+    for layer in layers:
+        for number, side in enumerate((layer.forward_layer, layer.backward_layer)):
+            side.cell.seed_generator.state.assign(np.array([1, number], np.uint32))
 
 
 def clips() -> tuple[Any, Any]:
@@ -46,12 +47,13 @@ def clips() -> tuple[Any, Any]:
     return x, np.arange(FRAMES) < np.array(LENGTHS)[:, None]
 
 
-def outcome(layer: Any, x: Any, mask: Any, training: bool = True) -> list[Any]:
+def outcome(layer: Any, x: Any, mask: Any, training: bool = True, asked: Any = None) -> list[Any]:
     """The output, and the gradients of the input and of every weight."""
     import tensorflow as tf
 
-    shape = layer.compute_output_shape(x.shape)
-    asked = np.random.default_rng(2).normal(size=shape).astype(np.float32)
+    if asked is None:
+        shape = layer.compute_output_shape(x.shape)
+        asked = np.random.default_rng(2).normal(size=shape).astype(np.float32)
 
     @tf.function(autograph=False)
     def run(inputs: Any) -> list[Any]:
@@ -70,21 +72,18 @@ def assert_equal(first: list[Any], second: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("return_sequences", "masked", "dropout", "recurrent"),
+    ("masked", "dropout", "recurrent"),
     [
-        (True, True, 0.0, 0.0),
-        (True, True, 0.4, 0.0),
-        (True, True, 0.0, 0.3),
-        (True, True, 0.4, 0.3),
-        (True, False, 0.4, 0.3),
-        (False, True, 0.0, 0.3),
-        (False, False, 0.0, 0.0),
+        (True, 0.0, 0.0),
+        (True, 0.4, 0.0),
+        (True, 0.0, 0.3),
+        (True, 0.4, 0.3),
+        (False, 0.4, 0.3),
+        (False, 0, 0),
     ],
 )
-def test_output_and_every_gradient_are_keras_own(
-    return_sequences: bool, masked: bool, dropout: float, recurrent: float
-) -> None:
-    first, second = pair(return_sequences=return_sequences, dropout=dropout, recurrent_dropout=recurrent)
+def test_output_and_every_gradient_are_keras_own(masked: bool, dropout: float, recurrent: float) -> None:
+    first, second = pair(dropout=dropout, recurrent_dropout=recurrent)
     x, mask = clips()
     ours = outcome(second, x, mask if masked else None)
     assert_equal(outcome(first, x, mask if masked else None), ours)
@@ -140,6 +139,69 @@ def test_masks_are_drawn_for_each_clip_and_gate_and_stay_for_all_frames() -> Non
     assert not np.allclose(ours, second(x, training=True))
 
 
+def shared(**more: Any) -> tuple[Any, Any]:
+    """Keras' layer, and ours with what is dropped shared by the clips of a batch."""
+    import keras
+
+    from trainer import layers
+
+    first, _ = pair(**more)
+    ours = layers.Bidirectional(keras.layers.LSTM(UNITS, return_sequences=True, **more), shared_dropout=True)
+    ours.build((None, None, DIM))
+    ours.set_weights(first.get_weights())
+    same_draws(first, ours)
+    return first, ours
+
+
+@pytest.mark.parametrize(("dropout", "recurrent"), [(0.4, 0.3), (0.0, 0.3), (0.4, 0.0)])
+def test_shared_dropout_drops_of_every_clip_what_keras_drops_of_one(dropout: float, recurrent: float) -> None:
+    first, second = shared(dropout=dropout, recurrent_dropout=recurrent)
+    x, mask = clips()
+    ours = outcome(second, x, mask)
+    asked = np.random.default_rng(2).normal(size=ours[0].shape).astype(np.float32)
+    alone = []
+    for i in range(len(x)):
+        same_draws(first)
+        one = slice(i, i + 1)
+        alone.append(outcome(first, x[one], mask[one], asked=asked[one]))
+    outputs, inputs, *weights = zip(*alone, strict=True)
+    assert_equal(
+        [np.concatenate(outputs), np.concatenate(inputs), *(np.sum(w, axis=0) for w in weights)], ours
+    )
+
+
+def test_what_is_dropped_of_all_clips_changes_from_batch_to_batch_and_not_when_predicting() -> None:
+    _, layer = shared(dropout=0.5, recurrent_dropout=0.5)
+    x, mask = clips()
+    assert not np.allclose(layer(x, mask=mask, training=True), layer(x, mask=mask, training=True))
+    np.testing.assert_array_equal(layer(x, mask=mask), layer(x, mask=mask))
+    assert type(layer).from_config(layer.get_config()).shared_dropout
+
+
+def test_a_graph_for_cudnn_is_made_of_what_is_left_without_dropout() -> None:
+    """It runs on a GPU alone; that it can be made, with these shapes, shows that Keras still takes it so."""
+    import tensorflow as tf
+
+    from trainer.layers import recurrent
+
+    _, layer = shared(dropout=0.4, recurrent_dropout=0.3)
+
+    @tf.function(autograph=False)
+    def graph(x: Any, mask: Any) -> list[Any]:
+        found = []
+        for one in (layer.forward_layer, layer.backward_layer):
+            weights, inputs, hidden = recurrent._dropped_out(one.cell, x, training=True, shared=True)
+            assert inputs is None and hidden is None
+            found.append(recurrent._by_cudnn(one, x, mask, weights))
+        return found
+
+    specs = tf.TensorSpec((None, None, DIM), tf.float32), tf.TensorSpec((None, None), tf.bool)
+    with mock.patch("keras.src.backend.tensorflow.rnn.cudnn_ok", return_value=True):  # as on a GPU
+        made = graph.get_concrete_function(*specs)
+    assert [y.shape.as_list() for y in made.structured_outputs] == [[None, None, UNITS]] * 2
+    assert sum(op.type == "CudnnRNNV3" for op in made.graph.get_operations()) == 2
+
+
 def model(bidirectional: Any) -> Any:
     import keras
     from keras import layers
@@ -147,18 +209,25 @@ def model(bidirectional: Any) -> Any:
     keras.utils.set_random_seed(1)
     inputs = keras.Input((None, DIM))
     x = layers.Masking(0.0)(inputs)
-    for sequences in (True, False):
+    for _ in range(2):
         lstm = layers.LSTM(
             UNITS,
-            return_sequences=sequences,
+            return_sequences=True,
             recurrent_dropout=0.2,
             kernel_regularizer=keras.regularizers.L2(1e-2),
             recurrent_constraint=keras.constraints.MaxNorm(0.4),
         )
         x = bidirectional(lstm)(x)
+    x = layers.GlobalAveragePooling1D()(x)
     made = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
     made.compile(optimizer=keras.optimizers.SGD(0.5), loss="sparse_categorical_crossentropy")
     return made
+
+
+def real_clips() -> Any:
+    """For a model that masks: the clips that are not empty, zeros in the padding."""
+    x, mask = clips()
+    return np.where(mask[..., None], x, 0)[mask.any(axis=1)]
 
 
 def test_files_of_weights_go_both_ways(tmp_path: Path) -> None:
@@ -166,8 +235,7 @@ def test_files_of_weights_go_both_ways(tmp_path: Path) -> None:
 
     from trainer import layers
 
-    x, mask = clips()
-    x = np.where(mask[..., None], x, 0)
+    x = real_clips()
     path = tmp_path / "some.weights.h5"
     kinds = (keras.layers.Bidirectional, layers.Bidirectional)
     for source, target in (kinds, kinds[::-1]):
@@ -185,12 +253,11 @@ def test_a_step_of_training_is_keras_own_with_decay_and_limits_on_weights() -> N
 
     from trainer import layers
 
-    x, mask = clips()
-    x = np.where(mask[..., None], x, 0)
+    x = real_clips()
     trained = []
     for kind in (keras.layers.Bidirectional, layers.Bidirectional):
         made = model(kind)
-        losses = [float(made.train_on_batch(x, np.array([0, 1, 2, 0, 1]))) for _ in range(3)]
+        losses = [float(made.train_on_batch(x, np.array([0, 1, 2, 0]))) for _ in range(3)]
         trained.append([np.array(losses), *made.get_weights()])
     assert_equal(*trained)
     norms = [np.sqrt((w**2).sum(axis=0)) for w in trained[1] if w.shape == (UNITS, 4 * UNITS)]
@@ -206,7 +273,7 @@ def test_a_saved_model_is_loaded_with_safe_mode_on_and_answers_the_same(tmp_path
     made.save(tmp_path / "some.keras")
     again = keras.models.load_model(tmp_path / "some.keras", safe_mode=True)
     assert [type(x) for x in again.layers[2:4]] == [layers.Bidirectional] * 2
-    x, _ = clips()
+    x = real_clips()
     np.testing.assert_array_equal(made(x), again(x))
 
 
@@ -216,6 +283,7 @@ def test_a_saved_model_is_loaded_with_safe_mode_on_and_answers_the_same(tmp_path
         ({"activation": "relu"}, {}, "tanh, sigmoid and a bias"),
         ({"use_bias": False}, {}, "tanh, sigmoid and a bias"),
         ({"stateful": True}, {}, "neither keeps nor returns states"),
+        ({"return_sequences": False}, {}, "returns sequences"),
         ({}, {"merge_mode": "sum"}, "concatenated"),
     ],
 )
@@ -227,6 +295,6 @@ def test_what_it_does_not_compute_is_refused(
     from trainer import layers
 
     with pytest.raises(ValueError, match=said):
-        layers.Bidirectional(keras.layers.LSTM(UNITS, **lstm), **bidirectional)
+        layers.Bidirectional(keras.layers.LSTM(UNITS, **{"return_sequences": True, **lstm}), **bidirectional)
     with pytest.raises(ValueError, match="not GRU"):
         layers.Bidirectional(keras.layers.GRU(UNITS))

@@ -9,6 +9,8 @@ Kočiský and Blunsom, https://arxiv.org/abs/1604.01946):
   compilation; the loops of the two directions do not wait for each other, so they take a core each;
 * a backward loop written by hand, which yields the gradients of the gates; the weights' gradients are
   products after it, over all frames at once.
+
+On a GPU all that cuDNN can compute is left to it, in Keras' own way.
 """
 
 from __future__ import annotations
@@ -32,16 +34,22 @@ _GATES = 4
 class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
     """Keras' `Bidirectional` of its `LSTM`: the same weights, files, random numbers and results, but faster.
 
-    Takes `keras.layers.LSTM` with tanh, sigmoid and a bias, and concatenates the directions; all of its
-    dropouts, regularizers and constraints. Raises ValueError for anything else.
+    Takes `keras.layers.LSTM` with tanh, sigmoid and a bias that returns sequences, and concatenates the
+    directions; all of its dropouts, regularizers and constraints. Raises ValueError for anything else.
+
+    With `shared_dropout` all clips of a batch drop the same inputs and states, others for each gate and
+    batch. What is dropped of all clips may as well be dropped of the weights, and what is left is an LSTM
+    without dropout: less to compute, and on a GPU something that cuDNN knows.
 
     With `bfloat16` inputs are multiplied with their kernel in that precision, in half the time where the
     processor knows it: of factors and products 8 bits are kept, so results differ in the third digit.
     """
 
-    def __init__(self, layer: Any, bfloat16: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, layer: Any, bfloat16: bool = False, shared_dropout: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(layer, **kwargs)
-        self.bfloat16 = bfloat16
+        self.bfloat16, self.shared_dropout = bfloat16, shared_dropout
         for one in (self.forward_layer, self.backward_layer):
             _refuse_others(one)
         if self.merge_mode != "concat" or not self.backward_layer.go_backwards:
@@ -50,25 +58,27 @@ class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
     def call(
         self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None
     ) -> Any:
-        """(batch, frames, dim) to (batch, frames, 2 * units), zeros in the padding; or without
-        `return_sequences` to (batch, 2 * units), the last states.
-        """
+        """(batch, frames, dim) to (batch, frames, 2 * units), zeros in the padding."""
         if initial_state is not None:
             raise ValueError("this layer starts from zeros")
-        directions = (self.forward_layer, self.backward_layer)
         frames = _Frames.of(sequences, mask)
         rows = frames.pack(sequences)
-        found = [_states(one, frames, sequences, rows, bool(training), self.bfloat16) for one in directions]
-        if not self.return_sequences:
-            return tf.concat([states[-1] for states in found], axis=-1)
-        sides = [
-            frames.in_time(states, one.go_backwards) for states, one in zip(found, directions, strict=True)
-        ]
-        return without_padding(tf.transpose(tf.concat(sides, axis=-1), (1, 0, 2)), mask)
+        sides = []
+        for one in (self.forward_layer, self.backward_layer):
+            weights, inputs, hidden = _dropped_out(one.cell, sequences, bool(training), self.shared_dropout)
+            if _on_gpu() and hidden is None and (inputs is None or len(inputs) == 1):
+                kept = sequences if inputs is None else sequences * inputs[0][:, None]
+                sides.append(_by_cudnn(one, kept, mask, weights))
+            else:
+                shares = _shares(rows, frames.clips, weights, inputs, self.bfloat16)
+                states = _recurrence(shares, weights[1], hidden, *frames.steps(one.go_backwards))
+                sides.append(frames.in_time(states, one.go_backwards))
+        return without_padding(tf.concat(sides, axis=-1), mask)
 
     def get_config(self) -> dict[str, Any]:
         """All that `__init__` needs."""
-        return {**super().get_config(), "bfloat16": self.bfloat16}
+        own = {"bfloat16": self.bfloat16, "shared_dropout": self.shared_dropout}
+        return {**super().get_config(), **own}
 
 
 def _refuse_others(layer: Any) -> None:
@@ -78,8 +88,8 @@ def _refuse_others(layer: Any) -> None:
     named = (cell.activation, cell.recurrent_activation)
     if named != (keras.activations.tanh, keras.activations.sigmoid) or not cell.use_bias:
         raise ValueError("this layer computes an LSTM with tanh, sigmoid and a bias")
-    if layer.stateful or layer.return_state:
-        raise ValueError("this layer neither keeps nor returns states")
+    if layer.stateful or layer.return_state or not layer.return_sequences:
+        raise ValueError("this layer returns sequences, and neither keeps nor returns states")
 
 
 @dataclass(frozen=True)
@@ -134,22 +144,53 @@ class _Frames:
         return *(tf.pad(x, [[0, -frames % BLOCK], [0, 0]]) for x in found), places
 
     def in_time(self, states: Any, backwards: bool) -> Any:
-        """(steps, batch, units) to (frames, batch, units), as the clip runs."""
+        """(steps, batch, units) to (batch, frames, units), as the clip runs."""
         states = states[: tf.shape(self.rows)[1]]
-        return tf.reverse(states, [0]) if backwards else states
+        return tf.transpose(tf.reverse(states, [0]) if backwards else states, (1, 0, 2))
 
 
-def _states(lstm: Any, frames: _Frames, x: Any, rows: Any, training: bool, bfloat16: bool) -> Any:
-    """Of one direction after every step: (steps, batch, units)."""
-    inputs, hidden = _dropout_masks(lstm.cell, x, training)
+def _on_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _by_cudnn(lstm: Any, x: Any, mask: Any, weights: Sequence[Any]) -> Any:
+    """Of one direction, (batch, frames, units); padding must be at the end of clips."""
+    # Keras chooses cuDNN by layer, and the weights of a layer with dropout are not those to compute with: so
+    # what it calls then is called from here. It has no public name; the environment is locked to one Keras.
+    from keras.src import backend
+
+    cell, zeros = lstm.cell, tf.zeros((tf.shape(x)[0], lstm.cell.units), x.dtype)
+    kinds = {"activation": cell.activation, "recurrent_activation": cell.recurrent_activation}
+    how = {"return_sequences": True, "go_backwards": lstm.go_backwards}
+    _, states, _ = backend.lstm(x, zeros, zeros, mask, *weights, **kinds, **how)
+    return tf.reverse(states, [1]) if lstm.go_backwards else states
+
+
+def _dropped_out(cell: Any, x: Any, training: bool, shared: bool) -> tuple[tuple[Any, ...], Any, Any]:
+    """Kernel, recurrent kernel and bias; and the masks of inputs and of states that are left to apply."""
     kernel, recurrent, bias = (
-        tf.convert_to_tensor(w) for w in (lstm.cell.kernel, lstm.cell.recurrent_kernel, lstm.cell.bias)
+        tf.convert_to_tensor(w) for w in (cell.kernel, cell.recurrent_kernel, cell.bias)
     )
+    inputs, hidden = _dropout_masks(cell, x[:1] if shared else x, training)
+    if not shared:
+        return (kernel, recurrent, bias), inputs, hidden
+    return (_masked(kernel, inputs), _masked(recurrent, hidden), bias), None, None
+
+
+def _masked(kernel: Any, masks: Any) -> Any:
+    """(any, 4 * units) with dropped rows, others for each gate: `masks` (gates or 1, 1, any), or None."""
+    if masks is None:
+        return kernel
+    kernels = tf.split(kernel, masks.shape[0], axis=-1)
+    return tf.concat([k * mask[0][:, None] for k, mask in zip(kernels, tf.unstack(masks), strict=True)], -1)
+
+
+def _shares(rows: Any, clips: Any, weights: Sequence[Any], inputs: Any, bfloat16: bool) -> Any:
+    """What inputs give to all gates: (rows, dim) to (rows, 4 * units)."""
+    kernel, _, bias = weights
     if inputs is None:
-        found = _multiplied(rows, kernel, bfloat16)
-    else:
-        found = _dropped(rows, frames.clips, kernel, inputs, bfloat16)
-    return _recurrence(found + bias, recurrent, hidden, *frames.steps(lstm.go_backwards))
+        return _multiplied(rows, kernel, bfloat16) + bias
+    return _dropped(rows, clips, kernel, inputs, bfloat16) + bias
 
 
 def _multiplied(x: Any, kernel: Any, bfloat16: bool) -> Any:
@@ -164,10 +205,10 @@ def _dropout_masks(cell: Any, x: Any, training: bool) -> tuple[Any, Any]:
     """
     state = tf.zeros((tf.shape(x)[0], cell.units), x.dtype)
     if not training:
+        if not cell.recurrent_dropout or _on_gpu():
+            return None, None
         # Ones where there could be others, so that what was compiled to train is used to predict too.
-        return None, tf.ones(
-            (_GATES, *tf.unstack(tf.shape(state))), x.dtype
-        ) if cell.recurrent_dropout else None
+        return None, tf.ones((_GATES, *tf.unstack(tf.shape(state))), x.dtype)
     drawn = (cell.get_dropout_mask(x[:, 0, :]), cell.get_recurrent_dropout_mask(state))
     cell.reset_dropout_mask()
     cell.reset_recurrent_dropout_mask()

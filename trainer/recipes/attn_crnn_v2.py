@@ -53,6 +53,7 @@ class Params:
     class_weights: str = choice("balanced", "how rare classes count", CLASS_WEIGHTS)
     length_percentile: float = percent(100.0, "percentile of the training lengths that clips are brought to")
     validation: float = half(0.2, "share of clips that validate")
+    shared_dropout: bool = switch(False, "whether all clips of a batch drop the same in the LSTM")
     bfloat16: bool = switch(False, "whether the first convolution multiplies in bfloat16")
     buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(6, "epochs without a better val_accuracy that end the run")
@@ -114,7 +115,8 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
             return_sequences=True,
             dropout=params.lstm_dropout,
             recurrent_dropout=params.recurrent_dropout,
-        )
+        ),
+        shared_dropout=params.shared_dropout,
     )(x)
     x = layers.Dropout(params.lstm_dropout)(x)
     attended = layers.Attention(use_scale=True)([x, x])

@@ -37,6 +37,7 @@ class Params:
     l2: float = at_least_zero(1e-3, "L2 weight decay of the LSTM and of the dense layers")
     class_weights: str = choice("balanced", "how rare classes count", CLASS_WEIGHTS)
     validation: float = half(0.2, "share of clips that validate")
+    shared_dropout: bool = switch(False, "whether all clips of a batch drop the same in the LSTM")
     bfloat16: bool = switch(False, "whether the LSTM multiplies its inputs in bfloat16")
     buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(20, "epochs without a better val_accuracy that end the run")
@@ -94,6 +95,7 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
             kernel_regularizer=decay,
         ),
         bfloat16=params.bfloat16,
+        shared_dropout=params.shared_dropout,
     )(x)
     x = layers.GlobalAveragePooling1D()(x)
     x = layers.Dense(params.dense1, activation="relu", kernel_regularizer=decay)(x)

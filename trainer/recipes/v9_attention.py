@@ -30,6 +30,7 @@ class Params:
     dense2: int = positive(128, "units of the second dense layer")
     dropout2: float = share(0.3, "dropout after the second dense layer")
     l2: float = at_least_zero(1e-4, "L2 weight decay of the dense layers")
+    shared_dropout: bool = switch(False, "whether all clips of a batch drop the same in the LSTM")
     bfloat16: bool = switch(False, "whether the LSTM multiplies its inputs in bfloat16")
     buckets: int = at_least_zero(0, "batches whose clips are sorted by length together; 0 is without")
     patience: int = positive(12, "epochs without a better val_accuracy that end the run")
@@ -76,6 +77,7 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     x = Bidirectional(
         layers.LSTM(params.units, return_sequences=True, recurrent_dropout=params.recurrent_dropout),
         bfloat16=params.bfloat16,
+        shared_dropout=params.shared_dropout,
     )(x)
     x = layers.LayerNormalization()(x)
     x = AttentionMean()(x)
