@@ -20,6 +20,7 @@ from trainer.contract import Epoch, Note
 from trainer.data.batches import Training
 from trainer.eventlog import EventLog
 from trainer.scores import evaluate
+from trainer.training import replicas
 from trainer.training.curves import Curves
 from trainer.training.keeper import Course, Keeper
 from trainer.training.stopping import RunFailed, Stop
@@ -93,6 +94,7 @@ class Ledger(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Raises RunFailed when there is nothing to go on with: no finite loss, no room on the disk."""
+        replicas.agree(self.model)
         result = self._measure(epoch + 1, logs or {})
         row = self._course.history[-1]
         self._log.append(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from trainer.training.stopping import RunFailed
@@ -32,6 +33,15 @@ def strategy(gpus: str, batch_size: int) -> Any:
             f"--batch-size {near}, or with --gpus one"
         )
     return tf.distribute.MirroredStrategy([device.name for device in devices])
+
+
+def agree(model: Any) -> None:
+    """Moments that each replica has followed by itself become their mean on all: what is measured, what is
+    saved and what a resume goes on from are one model.
+    """
+    if model.distribute_strategy.num_replicas_in_sync > 1:
+        for weight in model.non_trainable_weights:
+            weight.assign(keras.ops.convert_to_numpy(weight))
 
 
 def told(shares: int, batch_size: int) -> str:
