@@ -9,7 +9,8 @@ LINES_OF_AN_ERROR = 200  # after its last line, in which TensorFlow may explain 
 
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
 _IGNORED = re.compile(r"Exception ignored (?:in|while)\b")
-_EXCEPTION = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:: ?.*)?")
+# Few names of exceptions are no CamelCase: _ArrayMemoryError of numpy, zlib.error, socket.timeout.
+_EXCEPTION = re.compile(r"(?:(?:[A-Za-z_]\w*\.)*_?[A-Z]\w*|(?:[A-Za-z_]\w*\.)+[a-z]\w*)(?:: ?.*)?")
 _FRAME_WORDS = frozenset({"During", "The", "Traceback", "File"})
 # A shell says who was killed, by what, and what was run.
 _KILLED = re.compile(
@@ -19,6 +20,8 @@ _KILLED = re.compile(
 )
 _FATAL = re.compile(
     r"slurmstepd: error: .*(?:oom.kill|CANCELLED|[Ee]xceeded).*"
+    r"|=>> PBS: job killed: .*"
+    r"|TERM_\w+: job killed after .*"  # LSF
     r"|.*\bF(?:\d{4})? .*Check failed: .*"
     r"|terminate called after throwing an instance of .*"
     r"|Fatal Python error: .*"
@@ -27,6 +30,13 @@ _FATAL = re.compile(
     r"|\S+\.py: error: .*"
     r"|nohup: failed to run command .*"
     r"|\S*sh: .*(?:command not found|No such file or directory)"
+)
+# Who started it repeats how it ended, and knows less than what the program itself has said.
+_REPEATED = re.compile(
+    r"srun: error: .*: task [\d,-]+: (?!Exited).*"
+    r"|mpirun noticed that process .*"
+    r"|Command terminated by signal \d+"
+    r"|Process finished with exit code -?[1-9]\d*.*"  # PyCharm
 )
 _UNCAUGHT = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Z]\w*(?:Error|Exception): .+")
 _EXPLAINS = re.compile(
@@ -65,6 +75,8 @@ class Endings:
             self.error, self._traced, self._left = line[:LONGEST_ERROR], False, LINES_OF_AN_ERROR
         elif _KILLED.fullmatch(line) or _FATAL.fullmatch(line):
             self.error = line.strip()[:LONGEST_ERROR]
+        elif _REPEATED.fullmatch(line):
+            self.error = self.error or line[:LONGEST_ERROR]
         elif self._left:
             self._explain(line)
         elif _UNCAUGHT.fullmatch(line):

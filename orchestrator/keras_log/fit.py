@@ -60,18 +60,22 @@ class Going:
         """Of an epoch, by the one before or by its first update, which may be of an evaluation."""
         return self.last.total if self.last and self.last.total is not None else self.total
 
+    def examines(self, bar: Bar) -> bool:
+        """Whether it is of an evaluation, because the epoch has other steps. Bars above a line are, too."""
+        if bar.scored or (bar.line and (bar.total is None or (self.held and not self.last))):
+            return False
+        return self.steps not in (None, bar.total)
 
-def results(bars: list[Bar], *, certain: bool) -> list[Bar]:
-    """Those that end epochs: all with validation; without any, those of verbose 2 and a repeated bar."""
+
+def results(bars: list[Bar], *, cut: bool) -> list[Bar]:
+    """Those of bars without heads that end epochs. An evaluation tells neither validation nor a rate, and
+    Keras 1 prints no such line of one; `cut`: the log begins inside an epoch, whose head is lost.
+    """
     if len(bars) > 1 and bars[0].total is None and bars[1].total is not None:
         bars = bars[1:]  # the end of an update, as a cut head leaves it, looks like a line of Keras 1
     scored = [bar for bar in bars if bar.scored]
-    if scored:
-        return scored
-    distinct = [bar for i, bar in enumerate(bars) if i == 0 or bar.metrics != bars[i - 1].metrics]
-    steps = {bar.total for bar in distinct}
-    repeated = len(distinct) > 1 and len(steps) == 1
-    return distinct if certain or repeated else [bar for bar in distinct if bar.total is None]
+    told = scored or [bar for bar in bars if bar.lr is not None or bar.total is None]
+    return told or (bars[:1] if cut else [])
 
 
 def without_zeros(bar: Bar) -> Bar:

@@ -17,6 +17,7 @@ from orchestrator.progress import METRIC, Progress, fold
 from trainer.contract import AnyEvent, Ended, Epoch, Note, Saved, Started, Status
 
 NEARLY_DONE = 0.8  # share of the steps, after which a second head of the same epoch is its validation's
+A_FRAGMENT = 1  # of a line: so many segments of nonsense stand where the head of a log was cut
 UNCLAIMED = 10_000  # marks kept while no head of an epoch has come
 NOT_KERAS = "----------"  # what the trainers of a well-known tutorial of PyTorch print below `Epoch 1/25`
 
@@ -30,6 +31,9 @@ class Fits:
         self._now: Going | None = None
         self._progress = Progress()
         self._loose: tuple[Bar | Message | bytes, ...] = ()  # before any head
+        self._words = 0  # that mean nothing, before any head
+        self._inside: bool | None = None  # an epoch the log begins, as the step of its first update shows
+        self._at_once = False  # the log begins with a bar
         self._indent: int | None = None  # of the first head; what is indented otherwise is quoted
         self._known = False  # Keras itself was heard
         self._announced = False  # a fit was, which prints no head where it is asked for one epoch
@@ -44,19 +48,27 @@ class Fits:
 
     @property
     def wants_first(self) -> bool:
-        """Whether the next bar is the first of its epoch, and so shows how many steps that has."""
-        return self._now is not None and not self._now.whole and self._now.total is None
+        """Whether the next bar is the first of its epoch, and so shows how many steps that has, or of all."""
+        if self._now is None:
+            return self._inside is None
+        return not self._now.whole and self._now.total is None
 
     def murmur(self) -> None:
         """Something was printed that means nothing."""
         if self._now:
             self._now.bare = False
             self._now.went_on |= self._now.whole
+        else:
+            self._words += 1
 
     def first_update(self, update: bytes) -> None:
         """The first of a bar's updates on the way."""
-        if self._now and measures(update):
+        if not measures(update):
+            return
+        if self._now:
             self._now.total = steps(update)
+        elif bar := going(update):
+            self._inside = bar.step > 1
 
     def update(self, update: bytes) -> list[AnyEvent]:
         """The last of them."""
@@ -125,7 +137,7 @@ class Fits:
         now = self._now
         if now and now.more:
             follows = head.epochs == now.epochs and head.epoch > now.begun
-            self._count_more(now, min(head.epoch - now.begun - 1, len(now.more)) if follows else 0)
+            self._count_more(now, head.epoch - now.begun - 1 if follows else None)
         if now and self._is_of_validation(now, head):
             return
         if now and not now.told and not self._known:
@@ -215,32 +227,38 @@ class Fits:
 
     def _last_word(self, now: Going, bar: Bar) -> None:
         """All steps of something are done: of the epoch, or of an evaluation by a callback."""
-        if bar.line or bar.scored:
-            self._finish(now, bar)
-        elif now.steps not in (None, bar.total):
+        if now.examines(bar):
             return
-        elif now.blank and not now.scored:
+        if bar.line or bar.scored or (now.blank and not now.scored):
             self._finish(now, bar)
         elif now.held is None or now.held.metrics in ({}, bar.metrics):
             now.held = bar
 
     def _after(self, now: Going, bar: Bar) -> None:
-        """An epoch is over and no head of another came: an evaluation, or the head was lost."""
-        if bar.scored and not (now.complete or now.said) and bar.metrics != (now.last and now.last.metrics):
-            if not now.epochs:
-                self._next(now, now.begun + 1)
-                self._finish(now, bar)
-            else:
-                now.more += (bar,)
-                return
-        now.went_on = True
+        """An epoch is over and no head of another came: an evaluation, or the head was lost. Of two lines of
+        verbose 2 without validation, only the next head tells which one was of an evaluation by a callback.
+        """
+        now.went_on |= not bar.scored
+        unlike = bar.metrics != (now.last and now.last.metrics)
+        if now.complete or now.said or not unlike or not (bar.scored or (bar.line and not now.scored)):
+            now.went_on = True
+        elif now.epochs:
+            now.more += (bar,)
+        elif bar.scored:
+            self._next(now, now.begun + 1)
+            self._finish(now, bar)
+            now.went_on = True
 
-    def _count_more(self, now: Going, lost: int) -> None:
-        """`lost` heads are missing: the last words that came are those of their epochs, and before, better
-        ones on the epoch that seemed over.
+    def _count_more(self, now: Going, lost: int | None) -> None:
+        """`lost` heads are missing before the one that goes on, None where no such comes: the last words that
+        came are those of their epochs, and before, better ones on the epoch that seemed over. After an epoch
+        that was the last, what tells no validation is an evaluation; a bar begun then is of one more epoch.
         """
         more, now.more = now.more, ()
-        better = more[: len(more) - lost]
+        if lost is None:
+            more = tuple(bar for bar in more if bar.scored)
+            lost = len(more) if now.open else 0
+        better = more[: max(0, len(more) - lost)]
         if better:
             self._finish(now, better[-1])
         for bar in more[len(better) :]:
@@ -259,6 +277,8 @@ class Fits:
 
     def _keep(self, mark: Bar | Message | bytes) -> None:
         """Whose it is shows when a head comes, or none."""
+        if not self._loose and isinstance(mark, Bar):
+            self._at_once = self._words <= A_FRAGMENT
         if self._loose and isinstance(self._loose[-1], bytes):
             self._loose = self._loose[:-1]
         self._loose += (mark,)
@@ -269,7 +289,8 @@ class Fits:
         """Of a log without heads, or whose beginning is cut, the epochs before the first head."""
         loose, self._loose = self._loose, ()
         bars = [mark for mark in loose if isinstance(mark, Bar)]
-        found = results(bars, certain=head is not None and head.epoch > 1)
+        resumed = head is not None and head.epoch > 1
+        found = results(bars, cut=bool(self._inside) or (self._at_once and resumed))
         if not found:
             return
         joins = head is not None and head.epoch > len(found)
@@ -342,8 +363,7 @@ class Fits:
     def _end(self, now: Going, *, next_one: bool) -> None:
         """The fit is over, because the next one begins or the log ends."""
         self._tell()
-        if now.more:
-            self._count_more(now, len(now.more) if now.open else 0)
+        self._count_more(now, None)
         if now.held and not now.whole and self._is_last_word(now, now.held):
             self._finish(now, now.held)
         ended = self._how(now, next_one)

@@ -89,25 +89,36 @@ Mark = Header | Bar | Message | Fresh | Text
 
 _CSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
 # What others put before each line, one or several of: a level, a time, where it comes from.
+_CLOCK = r"\d\d:\d\d:\d\d(?:[.,]\d+)?"
 _DATE = (
-    r"\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?\]?"
-    r"|[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?:\.\d+)?"
-    r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?"
+    rf"\[?\d{{4}}[-/]\d\d[-/]\d\d[T ]{_CLOCK}(?: ?(?:Z|UTC|[+-]\d\d:?\d\d))?\]?"
+    rf"|\d\d/\d\d/\d{{4}},? {_CLOCK}(?: [AP]M)?"
+    rf"|(?:[A-Z][a-z]{{2}} )?[A-Z][a-z]{{2}} [ \d]\d {_CLOCK}(?: \d{{4}})?"
+    rf"|\[?{_CLOCK}\]?"
 )
 _SOURCE = (
-    r"\[\d+,\d+\]<std(?:out|err)>:"  # MPI
+    r"\[\d+(?:,\d+)?\]<std(?:out|err)>:"  # MPI, Horovod
     r"|std(?:out|err) [FP](?=\s)"  # Kubernetes, as containers' logs lie on its nodes
-    r"|\[pod/[^\]\s]+\](?=\s)"
+    r"|\[(?=[^\]\s]*[a-z])[\w./-]{1,100}\]:?(?=\s)"  # kubectl, Dask, ts -s
+    r"|\[default\d+\]:"  # torchrun
     r"|\((?:\w+ )?pid=\d+(?:, ip=[\d.]+)?\)(?=\s)"  # Ray
     r"|[\w.-]{1,60} +\|(?=\s)"  # Docker Compose
-    r"|[\w.-]+ [\w./-]+\[\d+\]:(?=\s)"  # syslog: a host, a program
+    r"|(?:[\w.-]+ )?[\w./-]+\[[\w.]+\]:(?=\s)"  # syslog: a host, a program
     r"|(?:master|worker|chief|ps)-replica-\d+(?=\s)"
-    r"|(?=\S*[A-Za-z])[\w.-]+/[\w./$\[\]-]+(?=\s)"  # a stream of CloudWatch
+    r"|(?!\d+/)(?=\S*[A-Za-z])[\w.-]+/[\w./$\[\]-]+(?=\s)"  # a stream of CloudWatch
 )
-_LEVEL = r"[-:|]? ?\[?(?:DEBUG|INFO|WARNING|ERROR)\]?(?: ?[-:|])?(?=\s)"
+_LEVELS = r"(?:DEBUG|INFO|WARNING|ERROR)"
+_LEVEL = rf"[-:|]? ?\[?{_LEVELS}\]?(?: *[-:|])?(?=\s)"
+_LOGGER = (
+    r"(?:- )?[A-Za-z_][\w.]*(?::[\w<>]+:\d+)? -(?=\s)"  # of Python: its name; of Loguru, where it was called
+    r"|\{[\w.-]+:\d+\}(?=\s)"  # of Airflow
+    r"|\d\d[OE]\+?(?=\s)"  # of GitLab
+)
 _PREFIX = re.compile(
-    rf"(?:(?:{_LEVEL})\s+)?"
-    rf"(?:(?:{_SOURCE})(?:[ \t]?(?:{_DATE})(?=\s))?|(?:{_DATE})(?=\s)(?:[ \t]+(?:{_SOURCE}|{_LEVEL}))?)"
+    rf"(?:(?:{_LEVEL})\s+|(?:[^\t]{{1,80}}\t){{2}}(?=\d{{4}}-))?"  # the second: a job and a step of GitHub
+    rf"(?:(?:{_SOURCE})(?:[ \t]?(?:{_DATE})(?=\s))?"
+    rf"|(?:{_DATE})(?=\s|\[)(?:[ \t]*(?:{_SOURCE}|{_LOGGER}|{_LEVEL})){{0,3}}"
+    rf"|{_LEVELS}:[\w.]+:)"
     r"(?:\t+|[ ]?)"
 )
 # A bar of tqdm, which leaves its line open for whoever prints next.
@@ -181,22 +192,22 @@ def parse(raw: bytes, *, ended: bool = True) -> list[Mark]:
     `ended` is False for the end of a log that stops inside a segment: of a number it may have cut, nothing
     is believed.
     """
-    text = _clean(raw).rstrip()
-    bare = text.lstrip()
-    indent = len(text) - len(bare)
-    if not bare:
+    text = bare(raw).rstrip()
+    words = text.lstrip()
+    indent = len(text) - len(words)
+    if not words:
         return []
-    header = _HEADER.match(bare)
-    if header and header.end() == len(bare):
+    header = _HEADER.match(words)
+    if header and header.end() == len(words):
         return [_header(header, indent)]
-    if (others := _TQDM.match(bare)) and (header := _HEADER.fullmatch(bare, others.end())):
+    if (others := _TQDM.match(words)) and (header := _HEADER.fullmatch(words, others.end())):
         return [_header(header, None)]
     if header:
-        more = _bars(bare[header.end() :].lstrip(), indent, ended)
+        more = _bars(words[header.end() :].lstrip(), indent, ended)
         return [_header(header, indent), *more] if more else [Text(text)]
-    if _FRESH.fullmatch(bare):
+    if _FRESH.fullmatch(words):
         return [Fresh()]
-    return _bars(bare, indent, ended) or [_message(bare) or _line(bare, indent, ended) or Text(text)]
+    return _bars(words, indent, ended) or [_message(words) or _line(words, indent, ended) or Text(text)]
 
 
 def going(update: bytes) -> Bar | None:
@@ -217,7 +228,8 @@ def measures(update: bytes) -> bool:
     return update.count(b": ") > (b"ETA: " in update)
 
 
-def _clean(raw: bytes) -> str:
+def bare(raw: bytes) -> str:
+    """A segment without colours, and without what others put before it."""
     text = raw.decode("utf-8", "replace")
     if "\x1b" in text:
         text = _CSI.sub("", text)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from orchestrator.keras_log.fit import Fit
 from orchestrator.keras_log.fits import Fits
-from orchestrator.keras_log.lines import Bar, Mark, Text, parse
+from orchestrator.keras_log.lines import Bar, Mark, Text, bare, parse
 from orchestrator.keras_log.segments import LONGEST, Segments
 from trainer.contract import AnyEvent
 
@@ -31,7 +31,10 @@ _BROKEN = re.compile(rb" -(?: ETA:?)?\s*\Z")  # an update, by a narrow window
 _SEGMENT = re.compile(rb"[\r\n\x08]*+([^\r\n\x08]*+)")
 _BEGIN_OF_AN_UPDATE = frozenset(b" \x1b0123456789")
 # What any line has that means something here; the second begins with what few words contain.
-_BEGINS = re.compile(rb"learning rate|slurmstepd|terminate called|nohup: |zsh: |\d+ +[Kk]illed")
+_BEGINS = re.compile(
+    rb"learning rate|slurmstepd|srun: |=>> PBS: |TERM_|mpirun noticed|Command term|Process finished"
+    rb"|terminate called|nohup: |zsh: |\d+ +[Kk]illed"
+)
 _HOLDS = re.compile(
     rb"/(?:\d|Unknown|None|\?)|\ds - |E(?:poch |xception|rror)|Learning rate|Restoring model|Invalid loss"
     rb"|Train (?:on|for) |-{10}|Traceback|Killed|Terminated|Segmentation|Aborted|Bus error|Floating point"
@@ -151,10 +154,10 @@ class Reader:
         """Whether the segment is the second half of a line that was wrapped at the width of a window."""
         assert self._half is not None
         text, before = self._half
-        more = segment.decode("utf-8", "replace")
+        more, dated = segment.decode("utf-8", "replace"), bare(segment)
         if len(text) + len(more) > LONGEST_WRAPPED:
             return False
-        for join in (text + more, f"{text} {more}"):
+        for join in dict.fromkeys((text + more, f"{text} {more}", text + dated)):
             marks = parse(join.encode(), ended=ended)
             if len(marks) == 1 and isinstance(marks[0], Bar) and marks[0].strict and marks != before:
                 self._half = join, marks

@@ -8,19 +8,23 @@ begins.
 from __future__ import annotations
 
 import codecs
+import json
 import re
 
 LONGEST = 1 << 16  # bytes of a segment that are looked at; Keras writes some hundred
+LONGEST_ENTRY = 1 << 17  # bytes: 16 KiB, each escaped as six, and what stands behind
 
 _MARKS = (
     (codecs.BOM_UTF8, None),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_DECIDING = 4  # bytes that show an encoding, with a mark or without
+_DECIDING = 8  # bytes that show an encoding, with a mark or without, or Docker
 # rsyslog, and so SageMaker, writes a control character as # and three octal digits.
 _ESCAPED = {b"#010": b"\b", b"#011": b"\t", b"#012": b"\n", b"#015": b"\r", b"#033": b"\x1b"}
 _ESCAPES = re.compile(rb"#0(?:1[0125]|33)")
+_DOCKER = b'{"log":"'
+_SAID = re.compile(rb'\{"log":"((?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+)"')
 _HALF_ESCAPE = re.compile(rb"#(?:0(?:1|3{1,2})?)?\Z")
 
 
@@ -30,6 +34,7 @@ class Segments:
     def __init__(self) -> None:
         self._head: bytes | None = b""  # until the encoding is known
         self._decoder: codecs.IncrementalDecoder | None = None
+        self._entries: Entries | None = None
         self._escape = b""
         self._rest = b""
 
@@ -59,6 +64,8 @@ class Segments:
             if len(self._head) < _DECIDING:
                 return b""
             data, self._head = self._begin(self._head), None
+        if self._entries:
+            return self._entries.feed(data)
         if self._decoder is None:
             return data
         return self._decoder.decode(data).encode("utf-8", "replace")
@@ -69,7 +76,9 @@ class Segments:
             if head.startswith(mark):
                 self._decode_as(encoding)
                 return head[len(mark) :]
-        first = [bool(byte) for byte in head[:_DECIDING]]
+        if head.startswith(_DOCKER):
+            self._entries = Entries()
+        first = [bool(byte) for byte in head[:4]]
         if first == [True, False, True, False]:
             self._decode_as("utf-16-le")
         elif first == [False, True, False, True]:
@@ -87,3 +96,30 @@ class Segments:
         if b"#" not in data:
             return data
         return _ESCAPES.sub(lambda found: _ESCAPED[found[0]], data)
+
+
+class Entries:
+    """What a program printed, from what Docker keeps of it: each line as JSON, a long one as several.
+
+    An entry is written at once, so of one that has not ended nothing is told.
+    """
+
+    def __init__(self) -> None:
+        self._line = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """What the entries say that end in these bytes."""
+        first, *more = data.split(b"\n")
+        first = self._line + first[: LONGEST_ENTRY - len(self._line)]
+        *whole, rest = first, *more
+        self._line = rest[:LONGEST_ENTRY]
+        return b"".join(map(_said, whole))
+
+
+def _said(entry: bytes) -> bytes:
+    """A line that is no such entry is told as it is."""
+    match = _SAID.match(entry[:LONGEST_ENTRY])
+    if match is None:
+        return entry + b"\n"
+    said: str = json.loads(b'"%s"' % match[1].decode("utf-8", "replace").encode())
+    return said.encode("utf-8", "replace")

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.keras_log import Fit, Reader
 from orchestrator.progress import METRIC
-from tests.orchestrator.keras_words import keras_3, last, log, update
+from tests.orchestrator.keras_words import docker, keras_3, last, log, update
 from trainer.contract import Ended, Epoch, Note, Saved, Started
 
 RECORDED = sorted((Path(__file__).parent / "data" / "keras_logs").glob("*.log"))
@@ -108,6 +108,10 @@ def test_events_are_those_of_our_own_runs() -> None:
 
 
 FULL = log(3)
+EVALUATED = (
+    "1/5 [=====>....] - ETA: 0s - loss: 0.9000 - accuracy: 0.3000\r"
+    "5/5 [==============================] - 0s 2ms/step - loss: 0.1000 - accuracy: 0.9900\n"
+)
 ETA = "1/20 [>..] - ETA: 1s"
 LAST = "".join(f"Epoch {e}/3\n{last(20, 0.5 + e / 100)}" for e in (1, 2, 3))
 
@@ -138,6 +142,19 @@ LAST = "".join(f"Epoch {e}/3\n{last(20, 0.5 + e / 100)}" for e in (1, 2, 3))
         pytest.param(each_line(LAST, "INFO\t2020-08-11 09:58:34 -0800\tmaster-replica-0\t\t"), id="of GCP"),
         pytest.param(each_line(LAST, "2020-08-11 09:58:34,837 INFO "), id="of logging"),
         pytest.param(each_line(LAST, "09:58:34 "), id="with the time of day"),
+        pytest.param(each_line(LAST, "train\tRun it\t2020-08-11T09:58:34.8374567Z "), id="of GitHub"),
+        pytest.param(each_line(LAST, "2020-08-11T09:58:34.837456Z 01O "), id="of GitLab"),
+        pytest.param(each_line(LAST, "[2020-08-11T09:58:34.8+0000] {local.py:93} INFO - "), id="of Airflow"),
+        pytest.param(each_line(LAST, "2020-08-11 09:58:34,837 - train - INFO - "), id="of a logger"),
+        pytest.param(each_line(LAST, "2020-08-11 09:58:34.8 | INFO     | __main__:go:12 - "), id="of Loguru"),
+        pytest.param(each_line(LAST, "INFO:root:"), id="of logging as it is by itself"),
+        pytest.param(each_line(LAST, "2020/08/11 09:58:34 "), id="dated with slashes"),
+        pytest.param(each_line(LAST, "Tue Aug 11 09:58:34 2020[0]<stdout>:"), id="of Horovod"),
+        pytest.param(each_line(LAST, "[default0]:"), id="of torchrun"),
+        pytest.param(each_line(LAST, "2020-08-11T09:58:34.8+00:00 app[worker.1]: "), id="of Heroku"),
+        pytest.param(docker(LAST), id="of Docker"),
+        pytest.param(docker(LAST, attrs={"tag": "v9"}), id="of Docker, with a tag"),
+        pytest.param(docker(LAST, pieces=100), id="of Docker, long lines in pieces"),
         pytest.param(each_line(LAST, "    "), id="indented"),
         pytest.param(LAST.replace(" - val_loss", "\n - val_loss").encode(), id="wrapped at a dash"),
         pytest.param(LAST.replace("val_acc", "val_\nacc").encode(), id="wrapped in a word"),
@@ -181,6 +198,9 @@ def test_the_width_of_a_window_does_not_matter(width: int) -> None:
         "INFO:tensorflow:loss = 0.5, step = 100 (0.3 sec)\nINFO:tensorflow:Saving dict: accuracy = 0.9\n",
         "0 [D loss: 0.71, acc.: 50.00%] [G loss: 0.69]\n1/1 [==============================] - 0s 3ms/step\n",
         "313/313 [==============================] - 1s 3ms/step - loss: 0.3500 - accuracy: 0.8900\n",
+        EVALUATED * 3,
+        "loading the model\n" + EVALUATED * 3,
+        "4/4 - 0s - loss: 0.3500 - accuracy: 0.8900 - 12ms/epoch - 3ms/step\n" * 3,
         "11490434/11490434 [==============================] - 0s 0us/step\n",
         "Epoch [1/10], Step [100/600], Loss: 0.1\nEpoch 1: 100%|##| 3/3 [00:01<00:00, val_accuracy=0.9]\n",
     ],
@@ -239,6 +259,30 @@ def test_what_a_cut_head_leaves_is_numbered_by_the_next_head() -> None:
     text = "uracy: 0.9999\n" + last(20, 0.5) + "Epoch 35/50\n" + last(20, 0.6)
     assert epochs(text) == [[34, 35]]
     assert fits(text)[0].epochs == 50
+
+
+def test_an_evaluation_before_a_fit_that_goes_on_is_no_epoch_of_it() -> None:
+    assert epochs("restored\nfrom epoch 10\n" + EVALUATED + "Epoch 11/11\n" + last(20, 0.5)) == [[11]]
+    inside = update(7, 20) + last(20, 0.5, validation=False)
+    assert epochs(inside + "Epoch 11/11\n" + last(20, 0.5)) == [[10, 11]]
+    assert epochs(inside + EVALUATED) == [[1]]
+
+
+def test_an_evaluation_by_a_callback_is_told_from_an_epoch_by_its_steps() -> None:
+    def line(steps: int, accuracy: float) -> str:
+        return f"{steps}/{steps} - 1s - loss: 0.5000 - accuracy: {accuracy:.4f} - 1s/epoch - 5ms/step\n"
+
+    def accuracies(text: str) -> list[float | None]:
+        return [p.metrics["accuracy"] for p in fits(text)[0].progress.points]
+
+    quiet = "".join(f"Epoch {e}/3\n{line(5, 0.99)}{line(20, e / 10)}" for e in (1, 2, 3))
+    assert accuracies(quiet) == accuracies(quiet + line(5, 0.99)) == [0.1, 0.2, 0.3]
+    early = "".join(f"Epoch {e}/9\n{line(20, e / 10)}" for e in (1, 2)) + line(5, 0.99)
+    assert accuracies(early) == [0.1, 0.2] and fits(early)[0].went_on
+    bars = "".join(
+        f"Epoch {e}/2\n{update(19, 20)}{line(5, 0.99)}{last(20, 0, validation=False)}" for e in (1, 2)
+    )
+    assert accuracies(bars) == [0.1, 0.1]
 
 
 def test_the_end_of_an_update_that_a_cut_head_leaves_is_no_line_of_keras_1() -> None:
@@ -340,6 +384,10 @@ def test_a_traceback_that_was_caught_is_no_end() -> None:
 TIME_LIMIT = "slurmstepd: error: *** JOB 7 ON gpu1 CANCELLED AT 2024-01-05 DUE TO TIME LIMIT ***"
 INTERRUPTED = '^CTraceback (most recent call last):\n  File "t.py"\nKeyboardInterrupt'
 CHECK = "2024-01-05 10:00:00.1: F tensorflow/x.cc:1] Check failed: a == b"
+NO_MEMORY = (
+    'Traceback (most recent call last):\n  File "t.py", line 3, in <module>\n'
+    "numpy.core._exceptions._ArrayMemoryError: Unable to allocate 3.5 GiB"
+)
 OOM = """Traceback (most recent call last):
   File "t.py", line 3, in <module>
 tensorflow.python.framework.errors_impl.ResourceExhaustedError: Graph execution error:
@@ -365,8 +413,23 @@ OOM_SAID = (
         (INTERRUPTED, "stopped", "KeyboardInterrupt"),
         (CHECK, "failed", "2024-01-05 10"),
         (OOM, "failed", OOM_SAID),
+        (NO_MEMORY, "failed", "numpy.core._exceptions._ArrayMemoryError: Unable"),
+        ("srun: error: gpu1: task 0: Out Of Memory", "failed", "srun: error: gpu1"),
+        (f"{NO_MEMORY}\nProcess finished with exit code 1", "failed", "numpy.core"),
     ],
-    ids=["killed", "bash", "fault", "slurm", "invalid", "ctrl-c", "check", "oom"],
+    ids=[
+        "killed",
+        "bash",
+        "fault",
+        "slurm",
+        "invalid",
+        "ctrl-c",
+        "check",
+        "oom",
+        "memory",
+        "srun",
+        "pycharm",
+    ],
 )
 @pytest.mark.parametrize("glued", [True, False])
 def test_how_it_died_is_read_also_where_it_is_glued_to_the_bar(

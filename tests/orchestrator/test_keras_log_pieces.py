@@ -115,6 +115,13 @@ def test_what_powershell_writes_says_the_same(log: bytes, encoding: str, places:
     assert read(*cut((mark + text).encode(encoding), places)) == read(log)
 
 
+@FULL
+@given(logs, st.integers(min_value=1, max_value=300), places)
+def test_what_docker_keeps_says_the_same(log: bytes, long: int, places: list[int]) -> None:
+    ended = log + b"\n"  # an entry is told once its line has ended
+    assert read(*cut(words.docker(ended.decode(), pieces=long), places)) == read(ended)
+
+
 @pytest.mark.parametrize("filler", [b"x", b"\b", b"20/20 [=", b"\xe2\x94\x81", b"Epoch 1/2", b"\0"])
 def test_a_line_of_fifty_megabytes_costs_no_memory(filler: bytes) -> None:
     reader = Reader()
