@@ -63,6 +63,27 @@ def eventually(condition: Callable[[], object], patience: float = PATIENCE) -> N
         time.sleep(0.02)
 
 
+@pytest.fixture(autouse=True)
+def limited(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test waits for without end, where the product is broken, has one: `pytest.mark.limit`."""
+    limit = request.node.get_closest_marker("limit")
+    if limit is None:
+        yield
+        return
+    (seconds,) = limit.args
+
+    def over(*_: object) -> None:
+        pytest.fail(f"not over within {seconds:.0f} s")  # no Exception, so nothing takes it for its own
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @dataclass
 class Box:
     """One machine reached by SSH: its port, its home folder there, and the client's home that knows it."""
@@ -267,7 +288,7 @@ def ec2emo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ec2emo]:
     yield program
     for process in program.started:
         if process.poll() is None:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # what it has started holds its pipes open
         process.communicate()
     end_runs(home / "machine" / "runs")
     end_tmux(tmux)

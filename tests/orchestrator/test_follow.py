@@ -32,6 +32,8 @@ from tests.disks import fill, small_disk
 from tests.orchestrator.followed import CHATTER, FOLLOW, ROOT, There, end, epoch, numbers, size, started
 from trainer.contract import Ended, Note, RunDir, encode
 
+pytestmark = pytest.mark.limit(600)
+
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ from tests.orchestrator.followed import (
     through,
 )
 
+pytestmark = pytest.mark.limit(600)
+
 LONGEST = 120_000  # bytes that a connection carries before it is cut; a handshake is 5,000
 
 
@@ -76,8 +78,8 @@ def written(path: Path) -> list[str]:
     [
         (12, 2, "rename"),
         (12, 2, "truncate"),
-        pytest.param(200, 20, "rename", marks=pytest.mark.slow),
-        pytest.param(200, 20, "truncate", marks=pytest.mark.slow),
+        pytest.param(200, 20, "rename", marks=[pytest.mark.slow, pytest.mark.limit(3600)]),
+        pytest.param(200, 20, "truncate", marks=[pytest.mark.slow, pytest.mark.limit(3600)]),
     ],
 )
 def test_cut_at_random_places_killed_and_rotated_the_copy_is_the_same_byte_for_byte(

@@ -24,6 +24,8 @@ from orchestrator.shell import LocalShell, Shell
 from tests.conftest import Box, Ec2emo, eventually
 from tests.orchestrator.keras_words import last, update
 
+pytestmark = pytest.mark.limit(300)
+
 HERE = Machine("local")
 TRAINED = "".join(f"Epoch {e}/3\n{last(20, 0.5 + e / 10)}" for e in (1, 2, 3))
 # Writes what it is told by its standard input, a JSON text a line, into a file that it holds open.

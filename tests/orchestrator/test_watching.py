@@ -265,7 +265,7 @@ def test_nothing_hostile_reaches_a_person_or_a_program_by_any_command(
 def address(program: subprocess.Popen[str]) -> str:
     assert program.stdout is not None
     line = program.stdout.readline().strip()
-    assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+/", line), line or program.communicate()
+    assert re.fullmatch(r"http://127\.0\.0\.1:[0-9]+/", line), line or program.communicate(timeout=60)
     return line
 
 
@@ -281,6 +281,7 @@ def processes(part: str) -> list[str]:
     return [line for line in found.stdout.splitlines() if "tensorboard" in line]
 
 
+@pytest.mark.limit(300)
 def test_tensorboard_of_a_living_run_is_tunnelled_and_closed_with_ctrl_c(far: There, ec2emo: Ec2emo) -> None:
     far.launch(CHATTER)
     program = ec2emo.start("tensorboard")
@@ -296,6 +297,7 @@ def test_tensorboard_of_a_living_run_is_tunnelled_and_closed_with_ctrl_c(far: Th
     far.end()
 
 
+@pytest.mark.limit(300)
 def test_tensorboard_of_a_finished_run_shows_what_came_home_also_when_the_machine_is_gone(
     far: There, ec2emo: Ec2emo
 ) -> None:
