@@ -243,14 +243,18 @@ def _header(match: re.Match[str], indent: int | None) -> Mark:
 
 
 def _bars(text: str, indent: int, ended: bool) -> list[Mark]:
-    """The last bar of a segment that begins with one, and what is glued to its end."""
-    match = last = _BARS.match(text)
-    if match is None:
+    """The last bar of a segment that begins with one, and what is glued to its end. A line of verbose 2 that
+    is glued to a bar is of an evaluation inside an epoch, of which the bar tells.
+    """
+    last = _BARS.match(text)
+    if last is None:
         return []
-    while match:
-        # A search is dear, and without a slash there is no other bar.
-        last, match = match, _BARS.search(text, match.end()) if "/" in text[match.end() :] else None
-    assert last is not None
+    # A search is dear, and without a slash there is no other bar.
+    while "/" in text[last.end() :] and (match := _BARS.search(text, last.end())):
+        if match["line"] and not last["line"]:
+            text = text[: match.start()]
+            break
+        last = match
     rest = text[last.end() :]
     header = _HEADER_AT_END.search(rest) if "Epoch" in rest else None
     tail = _tail(rest[: header.start()] if header else rest, ended)

@@ -78,9 +78,13 @@ class At(keras.callbacks.Callback):
 class Examines(keras.callbacks.Callback):
     """Evaluates and predicts between the last batch and the last word on the epoch."""
 
+    def __init__(self, verbose=1):
+        super().__init__()
+        self.verbose = verbose
+
     def on_epoch_end(self, epoch, logs=None):
-        self.model.evaluate(features[:40], labels[:40], batch_size=BATCH)
-        self.model.predict(features, batch_size=BATCH)
+        self.model.evaluate(features[:40], labels[:40], batch_size=BATCH, verbose=self.verbose)
+        self.model.predict(features, batch_size=BATCH, verbose=self.verbose)
 
 
 def build(rate=0.05):
@@ -180,6 +184,20 @@ match scenario:
         model.evaluate(features, labels, batch_size=BATCH)
     case "examines":
         fit(build(), epochs=3, callbacks=[Examines()])
+    case "examines-quietly":
+        fit(build(), epochs=3, verbose=2, validation=None, callbacks=[Examines(verbose=2)])
+    case "examines-beside":
+        fit(build(), epochs=3, validation=None, callbacks=[Examines(verbose=2)])
+    case "evaluates":
+        for verbose in (1, 1, 2, 2):
+            build().evaluate(*seen, batch_size=BATCH, verbose=verbose)
+    case "goes-on":
+        model = build()
+        model.evaluate(*seen, batch_size=BATCH)
+        fit(model, epochs=5, validation=None, initial_epoch=3)
+        model.evaluate(*seen, batch_size=BATCH)
+    case "every-other":
+        fit(build(), validation_freq=2)
     case "steps-unknown":
         import tensorflow as tf
 

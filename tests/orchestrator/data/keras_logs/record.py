@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 BOTH = (
     "verbose-1", "verbose-2", "callbacks", "scheduler", "crash", "crash-before", "crash-after", "killed",
     "interrupted", "nan", "two-heads", "folds", "no-validation", "examines", "steps-unknown",
+    "examines-quietly", "examines-beside", "evaluates", "goes-on", "every-other",
 )  # fmt: skip
 ON_A_TERMINAL = ("verbose-1", "callbacks", "crash", "examines", "two-heads")
 OF_KERAS_2 = ("graph-verbose-1", "graph-verbose-2", "graph-generator")
