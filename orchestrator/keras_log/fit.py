@@ -67,17 +67,6 @@ class Going:
         return self.steps not in (None, bar.total)
 
 
-def results(bars: list[Bar], *, cut: bool) -> list[Bar]:
-    """Those of bars without heads that end epochs. An evaluation tells neither validation nor a rate, and
-    Keras 1 prints no such line of one; `cut`: the log begins inside an epoch, whose head is lost.
-    """
-    if len(bars) > 1 and bars[0].total is None and bars[1].total is not None:
-        bars = bars[1:]  # the end of an update, as a cut head leaves it, looks like a line of Keras 1
-    scored = [bar for bar in bars if bar.scored]
-    told = scored or [bar for bar in bars if bar.lr is not None or bar.total is None]
-    return told or (bars[:1] if cut else [])
-
-
 def without_zeros(bar: Bar) -> Bar:
     """TensorFlow 2.0 prints validation as 0.0000e+00 until there is any."""
     validation = {name: value for name, value in bar.metrics.items() if name.startswith("val_")}

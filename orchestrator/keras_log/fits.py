@@ -11,13 +11,13 @@ import copy
 import dataclasses
 
 from orchestrator.keras_log.endings import Endings
-from orchestrator.keras_log.fit import Fit, Going, results, without_zeros
+from orchestrator.keras_log.fit import Fit, Going, without_zeros
 from orchestrator.keras_log.lines import Bar, Fresh, Header, Mark, Message, Text, going, measures, steps
+from orchestrator.keras_log.unclaimed import Unclaimed
 from orchestrator.progress import METRIC, Progress, fold
 from trainer.contract import AnyEvent, Ended, Epoch, Note, Saved, Started, Status
 
 NEARLY_DONE = 0.8  # share of the steps, after which a second head of the same epoch is its validation's
-A_FRAGMENT = 1  # of a line: so many segments of nonsense stand where the head of a log was cut
 UNCLAIMED = 10_000  # marks kept while no head of an epoch has come
 NOT_KERAS = "----------"  # what the trainers of a well-known tutorial of PyTorch print below `Epoch 1/25`
 
@@ -30,10 +30,7 @@ class Fits:
         self.endings = Endings()
         self._now: Going | None = None
         self._progress = Progress()
-        self._loose: tuple[Bar | Message | bytes, ...] = ()  # before any head
-        self._words = 0  # that mean nothing, before any head
-        self._inside: bool | None = None  # an epoch the log begins, as the step of its first update shows
-        self._at_once = False  # the log begins with a bar
+        self._unclaimed = Unclaimed()
         self._indent: int | None = None  # of the first head; what is indented otherwise is quoted
         self._known = False  # Keras itself was heard
         self._announced = False  # a fit was, which prints no head where it is asked for one epoch
@@ -44,13 +41,14 @@ class Fits:
         """A picture that may be gone on with."""
         other = copy.copy(self)
         other._now, other.endings, other._out = copy.copy(self._now), copy.copy(self.endings), []
+        other._unclaimed = copy.copy(self._unclaimed)
         return other
 
     @property
     def wants_first(self) -> bool:
         """Whether the next bar is the first of its epoch, and so shows how many steps that has, or of all."""
         if self._now is None:
-            return self._inside is None
+            return self._unclaimed.inside is None
         return not self._now.whole and self._now.total is None
 
     def murmur(self) -> None:
@@ -59,16 +57,14 @@ class Fits:
             self._now.bare = False
             self._now.went_on |= self._now.whole
         else:
-            self._words += 1
+            self._unclaimed.words += 1
 
     def first_update(self, update: bytes) -> None:
         """The first of a bar's updates on the way."""
-        if not measures(update):
-            return
-        if self._now:
+        if measures(update) and self._now:
             self._now.total = steps(update)
-        elif bar := going(update):
-            self._inside = bar.step > 1
+        elif not self._now and (bar := going(update)):
+            self._unclaimed.inside = bar.step > 1
 
     def update(self, update: bytes) -> list[AnyEvent]:
         """The last of them."""
@@ -101,7 +97,7 @@ class Fits:
 
     def close(self) -> list[AnyEvent]:
         """The log ends here."""
-        if self._loose:
+        if self._unclaimed.marks:
             self._claim(None)
         now = self._now
         if now and not now.told:
@@ -132,7 +128,7 @@ class Fits:
             self._indent = head.indent
         if head.indent not in (None, self._indent):
             return  # quoted
-        if self._loose:
+        if self._unclaimed.marks:
             self._claim(head)
         now = self._now
         if now and now.more:
@@ -276,21 +272,13 @@ class Fits:
     # Before the first head
 
     def _keep(self, mark: Bar | Message | bytes) -> None:
-        """Whose it is shows when a head comes, or none."""
-        if not self._loose and isinstance(mark, Bar):
-            self._at_once = self._words <= A_FRAGMENT
-        if self._loose and isinstance(self._loose[-1], bytes):
-            self._loose = self._loose[:-1]
-        self._loose += (mark,)
-        if len(self._loose) > UNCLAIMED:
+        self._unclaimed.keep(mark)
+        if len(self._unclaimed.marks) > UNCLAIMED:
             self._claim(None)
 
     def _claim(self, head: Header | None) -> None:
         """Of a log without heads, or whose beginning is cut, the epochs before the first head."""
-        loose, self._loose = self._loose, ()
-        bars = [mark for mark in loose if isinstance(mark, Bar)]
-        resumed = head is not None and head.epoch > 1
-        found = results(bars, cut=bool(self._inside) or (self._at_once and resumed))
+        loose, found = self._unclaimed.claimed(resumed=head is not None and head.epoch > 1)
         if not found:
             return
         joins = head is not None and head.epoch > len(found)
@@ -339,7 +327,7 @@ class Fits:
 
     def _fresh(self) -> None:
         self._known = self._announced = True
-        if self._loose:
+        if self._unclaimed.marks:
             self._claim(None)
         if self._now and not self._is_of_a_loop(self._now, None):
             self._end(self._now, next_one=True)
