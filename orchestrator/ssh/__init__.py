@@ -37,6 +37,7 @@ class SSHShell:
         self._transport.set_keepalive(KEEPALIVE_SECONDS)
         self._sftp: Any = None
         self._open_files: dict[str, Any] = {}
+        self._heads: dict[str, tuple[tuple[int, int, int, int], bytes]] = {}  # answers, by what was asked
         self._looked: dict[str, float] = {}
 
     def run(
@@ -61,16 +62,10 @@ class SSHShell:
             return Result(self._exit_code(channel), bytes(out), bytes(err))
 
     def read(self, path: str, offset: int, limit: int = READ_LIMIT) -> bytes:
-        """See Shell.read. The file stays open between calls: one round trip when there is nothing new."""
+        """See Shell.read. The file stays open between calls: one round trip when it has not changed."""
         with self._contact():
             try:
-                file = self._open_files.get(path) or self._open(path)
-                file.seek(offset)
-                head: bytes = file.read(min(limit, SFTP_PIECE))
-                if not head and self._replaced(path, file):
-                    file = self._open(path)
-                    file.seek(offset)
-                    head = file.read(min(limit, SFTP_PIECE))
+                head = self._head(path, offset, min(limit, SFTP_PIECE))
             except FileNotFoundError:
                 self._open_files.pop(path, None)
                 return b""
@@ -118,8 +113,26 @@ class SSHShell:
     ) -> None:
         self.close()
 
-    def _replaced(self, path: str, file: Any) -> bool:
-        """Whether something else lies there than the file that is open, which has been read to its end.
+    def _head(self, path: str, offset: int, limit: int) -> bytes:
+        """What one SFTP reply carries. Of a file as big and as old as when the same was asked before, that
+        answer. No more is asked for than there is: paramiko would ask again, to be told that this is the end.
+        """
+        file = self._open_files.get(path) or self._open(path)
+        there = file.stat()
+        asked, head = self._heads.get(path, (None, b""))
+        asks = (offset, limit, there.st_size, there.st_mtime)
+        if asks == asked or there.st_size <= offset:
+            if not self._replaced(path, there.st_size):
+                return head if asks == asked else b""
+            file = self._open(path)
+            there = file.stat()
+            asks = (offset, limit, there.st_size, there.st_mtime)
+        file.seek(offset)
+        self._heads[path] = asks, file.read(min(limit, max(0, there.st_size - offset)))
+        return self._heads[path][1]
+
+    def _replaced(self, path: str, size: int) -> bool:
+        """Whether something else lies there than the file of that size that is open, and has been read.
 
         SFTP tells no inode: a size that differs is reason enough to open the file again, which costs little.
         """
@@ -128,7 +141,7 @@ class SSHShell:
             return False
         self._looked[path] = now
         there = self._sftp.stat(path).st_size
-        return bool(there and there != file.stat().st_size)
+        return bool(there and there != size)
 
     def _open(self, path: str) -> Any:
         if self._sftp is None:

@@ -70,6 +70,17 @@ def test_read_gives_what_has_grown_since_and_nothing_twice(shell: Shell, tmp_pat
     assert shell.read(str(path), 4) == b"two\n"
 
 
+def test_read_tells_what_lies_there_now_also_where_it_was_replaced(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"one\n")
+    assert shell.read(str(path), 0) == shell.read(str(path), 0) == b"one\n"
+    path.rename(tmp_path / "log.1")
+    path.write_bytes(b"another\n")
+    eventually(lambda: shell.read(str(path), 0) == b"another\n", 30)
+    path.write_bytes(b"third")
+    eventually(lambda: shell.read(str(path), 0) == b"third", 30)
+
+
 def test_read_catches_up_with_a_long_file_exactly(shell: Shell, tmp_path: Path) -> None:
     data = b"".join(b"%d\n" % i for i in range(400_000))
     (tmp_path / "log").write_bytes(data)
