@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.history import known
 from orchestrator.store import Store
 from trainer import contract
 
@@ -46,6 +45,8 @@ def listed(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _read(store: Store, run_id: str, stamp: Stamp) -> dict[str, Any] | None:
+    from orchestrator.history import known  # a list of what has not changed starts sooner without
+
     readable, _ = store.some([run_id])
     if not readable:
         return None

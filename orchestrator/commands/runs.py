@@ -5,15 +5,15 @@ from __future__ import annotations
 import datetime
 import re
 import time
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
 from orchestrator import view
 from orchestrator.errors import BadRequest
 from orchestrator.listing import listed
-from orchestrator.progress import State
 from orchestrator.store import Store
+from orchestrator.view.looks import LOOKS
 
 _SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -33,8 +33,8 @@ def command(
 
     Example: ec2emo runs --state finished --since 7d
     """
-    if state is not None and state not in get_args(State):
-        raise BadRequest(f"there is no state {state!r:.40}: {', '.join(get_args(State))}")
+    if state is not None and state not in LOOKS:
+        raise BadRequest(f"there is no state {state!r:.40}: {', '.join(LOOKS)}")
     begun = 0.0 if since is None else _moment(since)
     store = Store()
     readable, damaged = listed(store)

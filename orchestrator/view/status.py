@@ -11,11 +11,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from orchestrator.hints import hints
-from orchestrator.progress import METRIC, OVER, Point, Snapshot, State, next_step
+from orchestrator.progress import METRIC, OVER, Point, Snapshot, next_step
 from orchestrator.view import figures
 from orchestrator.view.chart import Chart, Line, beside
 from orchestrator.view.ground import NARROW, Ground
 from orchestrator.view.layout import BLANK, LABEL, Item, Page, fit
+from orchestrator.view.looks import LOOKS
 from orchestrator.view.text import clip, plain, words
 
 WIDE = 76  # cells; from here on two charts stand next to each other
@@ -27,19 +28,6 @@ NOTES = 3
 LOG_LINES = 4  # shown without being asked for more
 METRICS = ("loss", "val_loss", "accuracy", METRIC)
 
-# Never a colour alone: a sign and a word go with it. No yellow, white or black, which half the themes hide.
-LOOKS: dict[State, tuple[str, str]] = {
-    "starting": ("○", "bold cyan"),
-    "running": ("●", "bold green"),
-    "stalled": ("▪", "bold magenta"),
-    "finished": ("✓", "bold green"),
-    "stopped": ("■", "bold magenta"),
-    "interrupted": ("■", "bold magenta"),
-    "capped": ("■", "bold magenta"),
-    "failed": ("✗", "bold red"),
-    "lost": ("?", "bold red"),
-    "unreachable": ("!", "bold magenta"),
-}
 _WARNING = ("! ", "bold magenta")
 
 
@@ -59,11 +47,13 @@ class Status:
     def fitted(self, console: Console, width: int, height: int | None) -> Text:
         """Every line within `width` cells, and `height` lines at most: the charts take what is left."""
         items = _Items(self, Page(console, width))
-        if height is None:
-            return fit(items.all(CHART_ROWS), None)
-        used = sum(len(item.lines) for item in items.all(0) if item.rank < GIVES_WAY)
-        rows = min(TALLEST, height - used - 1)  # the title is as high as the line of blocks it replaces
-        return fit(items.all(rows if rows >= LOWEST else 0), height)
+        above, curve, below = list(items.above()), list(items.curve()), list(items.below())
+        rows = CHART_ROWS
+        if height is not None:
+            used = sum(len(item.lines) for item in (*above, *curve, *below) if item.rank < GIVES_WAY)
+            rows = min(TALLEST, height - used - 1)  # the title is as high as the line of blocks it replaces
+        drawn = rows >= LOWEST and width >= SLIMMEST
+        return fit([*above, *(items.charts(rows) if drawn else curve), *below], height)
 
 
 def status_block(snapshot: Snapshot, *, log_lines: int = LOG_LINES, followed: bool = False) -> Status:
@@ -82,8 +72,8 @@ class _Items:
         self.narrow = page.width < NARROW
         self.ground = Ground(page, self.snapshot)
 
-    def all(self, chart_rows: int) -> Iterator[Item]:
-        """From top to bottom; without room for a chart, a line of blocks."""
+    def above(self) -> Iterator[Item]:
+        """From the top to the charts; without room for them, to a line of blocks."""
         yield self.head()
         yield from self.warnings()
         yield from self.outcome()
@@ -92,8 +82,9 @@ class _Items:
         yield from self.waiting()
         yield from self.epochs()
         yield from self.hints()
-        drawn = chart_rows > 0 and self.page.width >= SLIMMEST
-        yield from self.charts(chart_rows) if drawn else self.curve()
+
+    def below(self) -> Iterator[Item]:
+        """From the charts to the end."""
         yield from self.notes()
         yield from self.log()
         yield BLANK

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.cells import cell_len
 from rich.text import Text
 
-from orchestrator.progress import State
 from orchestrator.view import figures
-from orchestrator.view.status import LOOKS
+from orchestrator.view.looks import LOOKS
 from orchestrator.view.terminal import paper, put
 from orchestrator.view.text import clip, plain, words
+
+if TYPE_CHECKING:
+    from orchestrator.progress import State
 
 GAP = 2
 Styled = str | tuple[str, str]
@@ -176,7 +178,7 @@ def _cell(key: str, value: Any) -> Styled:
     if value is None or value == []:
         return "-"
     if key == "state" and value in LOOKS:
-        sign, style = LOOKS[cast(State, value)]
+        sign, style = LOOKS[cast("State", value)]
         return f"{sign} {value}", style
     if key in ("best", "accuracy", "uar", "macro_f1"):
         return figures.number(value)

@@ -112,7 +112,13 @@ def data(text: str) -> None:
 
 
 def put(target: Screen, lines: Iterable[Text]) -> None:
-    """Lines as long as they are; some hundred at a time, for which rich takes a third of the time."""
+    """Lines as long as they are: to a terminal some hundred at a time, for which rich takes a third of the
+    time; to a pipe without it, for there are no styles.
+    """
+    if not target.is_terminal:
+        target.file.writelines(f"{line.plain}\n" for line in lines)
+        target.file.flush()
+        return
     rest = iter(lines)
     while some := list(itertools.islice(rest, LINES_AT_ONCE)):
         target.print(Text("\n", no_wrap=True).join(some), soft_wrap=True, end="\n")

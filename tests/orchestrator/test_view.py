@@ -20,7 +20,8 @@ from orchestrator.health import Gpu
 from orchestrator.hints import hints
 from orchestrator.progress import Snapshot
 from orchestrator.view.live import Teller
-from orchestrator.view.status import LOOKS, SLIMMEST, status_block
+from orchestrator.view.looks import LOOKS
+from orchestrator.view.status import SLIMMEST, status_block
 from tests.orchestrator.snapshots import BEGUN, MOMENTS, acting, events, heard, run, snapshot, story
 from trainer.contract import Dataset, Ended, Epoch, Note, Started
 
