@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.text import Text
+from rich.text import Span, Text
 
 LONGEST = 2000  # characters of one line that anybody reads
 _LOOKED_AT = 64 * 1024  # of a line of many megabytes the rest is not even looked at
@@ -62,9 +62,20 @@ def plain_lines(text: str) -> list[str]:
 
 
 def words(*parts: str | tuple[str, str]) -> Text:
-    """Text from strings and (string, style) pairs, each made `plain`. The view makes no Text otherwise."""
-    pairs = [(part, "") if isinstance(part, str) else part for part in parts]
-    return Text.assemble(*((plain(string), style) for string, style in pairs), no_wrap=True, end="")
+    """Text from strings and (string, style) pairs, each made `plain`. The view makes no Text otherwise.
+
+    Neighbours that look alike are one span, and Text is made once: a chart has a part for each character.
+    """
+    said, spans = "", list[Span]()
+    for part in parts:
+        string, style = (part, "") if isinstance(part, str) else part
+        begin = len(said)
+        said += plain(string)
+        if style and spans and (spans[-1].style, spans[-1].end) == (style, begin):
+            begin = spans.pop().start
+        if style and len(said) > begin:
+            spans.append(Span(begin, len(said), style))
+    return Text(said, spans=spans, no_wrap=True, end="")
 
 
 def clip(text: str, width: int) -> str:
@@ -76,6 +87,10 @@ def clip(text: str, width: int) -> str:
 
 def wrap(text: Text, console: Console, width: int, lines: int) -> list[Text]:
     """At most `lines` lines of at most `width` cells, an ellipsis where something is missing."""
+    if cell_len(text.plain) <= width and "\n" not in text.plain:
+        whole = text.copy()
+        whole.rstrip()
+        return [whole]
     wrapped = list(text.wrap(console, max(1, width), overflow="fold", no_wrap=False))
     kept = wrapped[: max(1, lines)]
     if len(kept) < len(wrapped):
