@@ -149,7 +149,9 @@ _GLUED = re.compile(
 _WHOLE_NUMBER = re.compile(r"-?\d+\.\d{4}(?:e[-+]\d\d)?|-?inf|nan")
 _PER_EPOCH = re.compile(rf"\s?- {_TIME.format('epoch')}/epoch{_NEXT}")
 _PER_STEP = re.compile(rf"\s?- {_PACE}{_NEXT}")
-_BEGUN = re.compile(r"\s?-(?: [\w.-]*(?:: ?(?:[-+]?\d*\.?\d*(?:e[-+]?\d*)?|-?na?|-?in?))?)?")
+_BEGUN = re.compile(
+    r"\s?-(?: (?:[\w.-]+(?: [\w.-]+){0,9} ?)?(?:: ?(?:[-+]?\d*\.?\d*(?:e[-+]?\d*)?|-?na?|-?in?))?)?"
+)
 _ITEM = re.compile(r"\s?- (?:(?! - ).)*")
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "h": 3600.0}

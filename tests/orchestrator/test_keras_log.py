@@ -180,6 +180,16 @@ def test_the_width_of_a_window_does_not_matter(width: int) -> None:
     assert scores(wrapped(verbose_1)) == scores(wrapped(verbose_2)) == [0.51, 0.52, 0.53]
 
 
+@pytest.mark.parametrize("width", range(40, 120, 9))
+def test_names_of_several_words_are_put_together_again_where_a_window_broke_them(width: int) -> None:
+    names = ["loss", "emotion_of one clip", "speaker_of one clip", "val_loss", "val_emotion_of one clip"]
+    metrics = "".join(f" - {name}: 0.{i}000" for i, name in enumerate(names, 1))
+    said = f"20/20 [{'=' * 30}] - 3s 2ms/step{metrics}"
+    broken = "\n".join(said[i : i + width] for i in range(0, len(said), width))
+    (fit,) = fits(f"Epoch 1/1\n{broken}\n")
+    assert list(fit.progress.points[0].metrics.items()) == [(n, i / 10) for i, n in enumerate(names, 1)]
+
+
 @pytest.mark.parametrize(
     "text",
     [
