@@ -41,7 +41,8 @@ class Lease:
     """One machine for one run, the `number`-th of it. Times are seconds since 1970, money is US dollars.
 
     `uid` tells two runs of one name apart. `until` is when the machine ends itself, None where it does
-    not. `host_key` is the public half of the key it shows at first contact. `usd_per_hour` is None while
+    not. `host_key` is the public half of the key it shows at first contact; `confirmed` is when its console
+    showed the one it has had since. `usd_per_hour` is None while
     no price is known; `worst` is then what is reckoned with. `made` is False for a machine that was there
     before us. Where `ec2emo setup` was run, `store` is where runs are mirrored (s3://…), `profile` what
     lets the machine do it, and `ender` the role in which a schedule ends the machine from outside.
@@ -75,6 +76,7 @@ class Lease:
     user: str | None = None
     launched: float | None = None
     reached: float | None = None
+    confirmed: float | None = None
     ended: float | None = None
     why_ended: str | None = None
 

@@ -6,25 +6,29 @@ cloud-init prints it; else `~/.ssh/known_hosts` decides, as for any host.
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
 from orchestrator import pins
-from orchestrator.errors import BadRequest, Ec2emoError
+from orchestrator.errors import BadRequest
 from orchestrator.lease import Lease
 from orchestrator.machine import Machine, Terms
 from orchestrator.providers import Errand, Wish
-from orchestrator.providers.ec2 import api, clock, contact, image, instances, prices, tags
+from orchestrator.providers.ec2 import (
+    api,
+    clock,
+    console,
+    contact,
+    image,
+    instances,
+    prices,
+    schedule,
+    setup,
+    tags,
+)
 from orchestrator.providers.ec2.api import Aws
 from orchestrator.providers.ec2.names import THERE
-
-KEYS_BLOCK = re.compile(
-    r"-----BEGIN SSH HOST KEY KEYS-----\s*(.*?)\s*-----END SSH HOST KEY KEYS-----", re.DOTALL
-)
-KEY = re.compile(r"(ssh-ed25519|ecdsa-sha2-nistp256|ssh-rsa) ([A-Za-z0-9+/=]{60,2000})")
 
 
 def attach(wish: Wish, errand: Errand) -> Machine:
@@ -41,8 +45,8 @@ def attach(wish: Wish, errand: Errand) -> Machine:
             raise BadRequest(f"{instance_id} did not start: see it in the EC2 console")
         instance = find(aws, wish)
     machine = machine_at(aws, wish, instance, terms)
-    if not pins.read(instance_id) and (keys := _keys_on_console(aws, instance_id)):
-        pins.write(instance_id, *keys)
+    if not pins.read(instance_id) and (shown := console.keys(aws, instance_id)):
+        pins.write(instance_id, *shown[-1])
     if terms.adopt:
         _adopt(aws, errand, instance, machine)
     contact.reach(machine, lambda: None, within=30.0).close()
@@ -113,30 +117,6 @@ def machine_at(aws: Aws, wish: Wish, instance: dict[str, Any], terms: Terms) -> 
     return Machine(
         "ec2", host=str(address), user=user, key=key, id=instance_id, region=aws.region, via=terms.via
     )
-
-
-def _keys_on_console(aws: Aws, instance_id: str) -> list[str]:
-    """The host keys cloud-init printed at the last boot; AWS shows the console to the account alone."""
-    for latest in ({"Latest": True}, {}):
-        try:
-            said = aws.ask("ec2", "get_console_output", InstanceId=instance_id, **latest).get("Output") or ""
-        except Ec2emoError:
-            continue  # only some types have the latest output
-        blocks = KEYS_BLOCK.findall(_text(said))
-        keys = [" ".join(k) for k in KEY.findall(blocks[-1])] if blocks else []
-        if keys:
-            return keys
-    return []
-
-
-def _text(said: str) -> str:
-    """boto3 decodes the console's base64 by itself; a console that is none stays as it is."""
-    if "SSH HOST KEY" in said:
-        return said
-    try:
-        return base64.b64decode(said, validate=True).decode("utf-8", "replace")
-    except ValueError:
-        return said
 
 
 def _adopt(aws: Aws, errand: Errand, instance: dict[str, Any], machine: Machine) -> None:

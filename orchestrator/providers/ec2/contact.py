@@ -29,7 +29,7 @@ ASK_EVERY = 1.0
 ROTATED_WITHIN = 30.0
 
 AS_ROOT = 'if [ "$(id -u)" = 0 ]; then exec sh -s -- "$@"; else exec sudo -n sh -s -- "$@"; fi'
-ROTATE = b"""
+ROTATE = rb"""
 set -eu
 umask 077
 key=/etc/ssh/ssh_host_ed25519_key
@@ -49,6 +49,9 @@ take)
         chmod 644 "$key.pub"
         mv -f "$key.next" "$key"
     fi
+    # As cloud-init prints keys; AWS shows the console to the account alone.
+    (printf -- '-----BEGIN SSH HOST KEY KEYS-----\n%s\n-----END SSH HOST KEY KEYS-----\n' \
+        "$(cat "$key.pub")" >/dev/console) 2>/dev/null || :
     systemctl restart ssh || systemctl restart sshd || service ssh restart
     ;;
 esac

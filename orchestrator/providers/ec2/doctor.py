@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from orchestrator.errors import BadRequest, Ec2emoError
+from orchestrator.lease import Lease
 from orchestrator.machine import Terms
-from orchestrator.providers.ec2 import api, image, keys, ladder, network, offer, prices, quotas, setup, tags
+from orchestrator.providers.ec2 import (
+    api,
+    clock,
+    console,
+    image,
+    keys,
+    ladder,
+    network,
+    offer,
+    prices,
+    quotas,
+    setup,
+    tags,
+)
 from orchestrator.providers.ec2.api import Aws
 from orchestrator.providers.ec2.image import Image
+from orchestrator.store import Store
 
 Finding = tuple[str, str, str, str]  # what, ok | warn | fail, found, what to do
 CLOCK_TOLERANCE = 240.0  # seconds; AWS refuses signatures that are 300 s off
@@ -38,6 +54,7 @@ def checks(terms: Terms) -> Iterator[Finding]:
     yield from _quotas(aws, terms)
     yield _prices(aws, terms)
     yield from _tried("ec2emo setup", lambda: _setup(aws, terms))
+    yield from _host_keys(aws)
 
 
 def _tried(what: str, look: Callable[[], Finding]) -> Iterator[Finding]:
@@ -151,3 +168,21 @@ def _setup(aws: Aws, terms: Terms) -> Finding:
     if made is None:
         return ("ec2emo setup", "warn", "not run in this region", setup.MISSING)
     return ("ec2emo setup", "ok", f"copies in {made.store}", "")
+
+
+def _host_keys(aws: Aws) -> Iterator[Finding]:
+    """Of every machine we made here: whether its console shows the key that is pinned for it."""
+    for lease in Store().leases():
+        if lease.region == aws.region and lease.host_key and lease.reached and lease.ended is None:
+            yield from _tried(f"host key of {lease.instance}", functools.partial(_host_key, aws, lease))
+
+
+def _host_key(aws: Aws, lease: Lease) -> Finding:
+    what = f"host key of {lease.instance}"
+    if lease.confirmed is not None:
+        return (what, "ok", f"its console showed it at {clock.iso(lease.confirmed)}", "")
+    answer = console.confirm(aws, lease)
+    if answer == "confirmed":
+        return (what, "ok", console.SENTENCES[answer], "")
+    todo = "look again in some minutes; if it stays so although it runs since, terminate it"
+    return (what, "warn", console.SENTENCES[answer], todo)

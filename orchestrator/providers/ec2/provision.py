@@ -17,6 +17,7 @@ from orchestrator.providers import Errand
 from orchestrator.providers.ec2 import (
     api,
     clock,
+    console,
     contact,
     fleet,
     instances,
@@ -46,8 +47,10 @@ def provide(errand: Errand) -> Machine:
         machine = machine_of(book.lease, instance)
         if book.lease.reached is None:
             _first_contact(book, aws, machine, errand.say)
-        elif book.lease.group and book.lease.made:
-            network.admit(aws, book.lease.group, network.sources(aws, book.lease.terms))
+        else:
+            _check_host_key(book, aws)
+            if book.lease.group and book.lease.made:
+                network.admit(aws, book.lease.group, network.sources(aws, book.lease.terms))
         return machine
 
 
@@ -104,6 +107,7 @@ def undo(book: Book, aws: Aws, *, patient: bool = True) -> bool:
         lease = book.keep(template=None)
     if lease.instance and lease.ender:
         schedule.disarm(aws, lease.instance)
+        lease = book.keep(ender=None)
     if lease.group:
         if not network.remove(aws, lease.group, within=network.HELD_FOR if patient else 0.0):
             return False
@@ -340,7 +344,16 @@ def _first_contact(book: Book, aws: Aws, machine: Machine, say: Say) -> None:
     try:
         shell = contact.rotate(machine, shell, look)
         limits.arm(book, aws, shell, machine)
+        _check_host_key(book, aws)
         book.keep(reached=clock.now())
     finally:
         shell.close()
     keys.forget_host_key(book.store, lease.run)
+
+
+def _check_host_key(book: Book, aws: Aws) -> None:
+    """By its console, as often as there is an occasion until that has shown the key. Raises Refused."""
+    lease = book.lease
+    open_question = lease.made and lease.host_key is not None and lease.confirmed is None
+    if open_question and console.confirm(aws, lease) == "confirmed":
+        book.keep(confirmed=clock.now())

@@ -17,6 +17,8 @@ mount --bind "$folder/boot_id" "$root/proc/sys/kernel/random/boot_id"
 mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
+mkfifo -m 600 "$root/run/console"
+mount --bind "$root/run/console" "$root/dev/console"
 while [ $# -gt 1 ]; do
     if [ -d "$1" ]; then mkdir -p "$root$2"; else mkdir -p "$(dirname "$root$2")" && : >>"$root$2"; fi
     mount --bind "$1" "$root$2"

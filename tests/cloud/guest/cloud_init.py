@@ -101,7 +101,6 @@ class Stages:
                 self._write_file(file)
             self._make_host_keys()
             self._authorize()
-        self._print_host_keys()
 
     def final(self) -> None:
         """While people may log in already."""
@@ -110,6 +109,7 @@ class Stages:
                 self._command(command)
             for number, script in enumerate(self.data.scripts):
                 self._execute(script, f"part-{number}")
+            self._print_host_keys()
             self.done.write_text(f"{time.time()}\n")
         self._tell("error" if self.errors else "done")
         print("Cloud-init finished.", flush=True)

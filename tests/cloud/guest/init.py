@@ -178,6 +178,13 @@ def obey_systemctl(services: Services) -> None:
             Path(answer).touch()
 
 
+def obey_console(services: Services) -> None:
+    """What is written to /dev/console is printed, as by the kernel's driver of a serial line."""
+    line = os.open("/dev/console", os.O_RDWR)  # also for writing, so that it never comes to its end
+    while said := os.read(line, 4096):
+        os.write(1, said)
+
+
 def power_off() -> None:
     """As systemd does: ask everybody to end, wait for them, then wait no longer."""
     os.kill(-1, signal.SIGTERM)
@@ -211,7 +218,7 @@ def main() -> None:
     print(f"{seed['instance']} boots", flush=True)
     services = Services(seed)
     stage = spawn([*CLOUD_INIT, "init"], None, services.environment)
-    for obey in (obey_cloud, obey_systemctl):
+    for obey in (obey_cloud, obey_systemctl, obey_console):
         threading.Thread(target=obey, args=[services], daemon=True).start()
     for pid in buried():
         services.ended(pid)

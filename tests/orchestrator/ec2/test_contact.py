@@ -17,12 +17,23 @@ from orchestrator.connect import open_shell
 from orchestrator.errors import ContactLost, Ec2emoError, Refused
 from orchestrator.machine import Machine, Terms
 from orchestrator.providers import Errand
-from orchestrator.providers.ec2 import api, attach, clock, contact, image, keys, provision, setup
+from orchestrator.providers.ec2 import (
+    api,
+    attach,
+    clock,
+    console,
+    contact,
+    doctor,
+    image,
+    keys,
+    provision,
+    setup,
+)
 from orchestrator.ssh import SSHShell
 from orchestrator.ssh.way import CONNECT_TIMEOUT
 from orchestrator.store import Store
 from tests.conftest import eventually
-from tests.orchestrator.ec2.conftest import TWO, errand, user_data
+from tests.orchestrator.ec2.conftest import NEVER, TWO, errand, user_data
 
 if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
@@ -91,6 +102,71 @@ def _of_another(store: Store, run_id: str) -> tuple[str, str]:
     """The private half that goes to the machine is not that of the public half that is pinned."""
     one, other = keys._generate(), keys._generate()
     return one.decode(), keys._public(other)
+
+
+def said_of_the_key(instance: Instance) -> tuple[str, str]:
+    """What doctor finds of the machine's host key: how bad it is, and in which words."""
+    found = {what: (level, said + todo) for what, level, said, todo in doctor.checks(Terms())}
+    return found[f"host key of {instance.id}"]
+
+
+def test_the_console_confirms_the_host_key_whenever_it_comes(cloud: Cloud, at_home: Store) -> None:
+    cloud.instances.delays.console = NEVER
+    provision.provide(errand(at_home))
+    (instance,) = cloud.living()
+    lease = at_home.lease("a-run")
+    assert lease is not None and lease.reached and lease.confirmed is None
+    level, said = said_of_the_key(instance)
+    assert level == "warn" and "shows no host key" in said
+
+    cloud.instances.delays.console = 0.0
+    assert said_of_the_key(instance) == ("ok", console.SENTENCES["confirmed"])
+    provision.provide(errand(at_home))
+    lease = at_home.lease("a-run")
+    assert lease is not None and lease.confirmed
+    cloud.instances.delays.console = NEVER  # as after a stop: what was confirmed stays so
+    level, said = said_of_the_key(instance)
+    assert level == "ok" and "its console showed it at" in said
+
+
+def test_another_key_on_the_console_than_the_pinned_one_is_an_error(cloud: Cloud, at_home: Store) -> None:
+    cloud.instances.delays.console = NEVER
+    machine = provision.provide(errand(at_home))
+    (instance,) = cloud.living()
+    (true,) = pins.read(machine.id)
+    other = " ".join(keys._public(keys._generate()).split()[:2])
+    pins.write(instance.id, other)
+    cloud.instances.delays.console = 0.0
+    level, said = said_of_the_key(instance)
+    assert level == "fail"
+    assert console.fingerprint(true) in said and console.fingerprint(other) in said
+    with pytest.raises(Refused, match=f"another machine may have.*machines terminate {instance.id}"):
+        provision.provide(errand(at_home))
+
+
+def test_who_answered_with_the_boot_key_in_its_place_is_not_confirmed(cloud: Cloud, at_home: Store) -> None:
+    """The machine's own console then shows the key of its boot, and none that was made since."""
+    with provision.standing(errand(at_home)) as (book, aws, _):
+        (instance,) = cloud.living()
+        eventually(lambda: b"END SSH HOST KEY KEYS" in instance.machine.console())
+        assert book.lease.host_key and console.keys(aws, instance.id) == [[book.lease.host_key]]
+        pins.write(instance.id, keys._public(keys._generate()))
+        book.keep(reached=clock.now())
+    level, said = said_of_the_key(instance)
+    assert level == "warn" and "of its first boot" in said
+    provision.provide(errand(at_home))
+    lease = at_home.lease("a-run")
+    assert lease is not None and lease.confirmed is None
+
+
+def test_what_a_console_says_of_keys_is_judged_by_those_of_our_type() -> None:
+    ours, boot, third = (f"ssh-ed25519 {letter * 68}" for letter in "ABC")
+    sshd_made = f"ssh-rsa {'D' * 300}"
+    assert console.judge([], [ours], boot) == "nothing"
+    assert console.judge([[sshd_made]], [ours], boot) == "nothing"
+    assert console.judge([[boot, sshd_made]], [ours], boot) == "boot key"
+    assert console.judge([[ours], [boot]], [ours], boot) == "confirmed"  # cloud-init was late
+    assert console.judge([[boot], [third]], [ours], boot) == "another"
 
 
 @pytest.mark.parametrize("via", ["ssm", "eice"])
