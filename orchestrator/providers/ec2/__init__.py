@@ -57,7 +57,9 @@ def plan(wish: Wish, terms: Terms) -> dict[str, Any]:
     from orchestrator.providers.ec2.api import Aws
 
     aws = Aws(terms.region)
-    return offer.plan(aws, terms, offer.look(aws, terms)) if wish.where == "ec2" else attach.plan(aws, wish)
+    if wish.where != "ec2":
+        return attach.plan(aws, wish, terms)
+    return offer.plan(aws, terms, offer.look(aws, terms))
 
 
 def again(machine: Machine) -> Machine | None:

@@ -65,8 +65,8 @@ def cost(wish: Wish, errand: Errand) -> str | None:
     return f"{instance['InstanceId']} ({name}) is {state}: start it, at ${price.usd:.2f} an hour?"
 
 
-def plan(aws: Aws, wish: Wish) -> dict[str, Any]:
-    """What is known of it."""
+def plan(aws: Aws, wish: Wish, terms: Terms) -> dict[str, Any]:
+    """What is known of it, and what ends it."""
     instance = find(aws, wish)
     name = str(instance["InstanceType"])
     price = prices.on_demand(aws, [name])[name]
@@ -78,6 +78,24 @@ def plan(aws: Aws, wish: Wish) -> dict[str, Any]:
         "usd_per_hour": price.usd,
         "price_date": price.date,
         "price_source": price.source,
+        "after": terms.after if terms.adopt else "keep",
+        "guards": _guards(aws, instance),
+    }
+
+
+def _guards(aws: Aws, instance: dict[str, Any]) -> dict[str, str]:
+    """What ends the machine without this computer: what it was made with by ec2emo, else nothing."""
+    tagged = tags.read(instance)
+    if tags.OWNER not in tagged or tags.ADOPTED in tagged:
+        nobody = "none: it was there before ec2emo, and costs until a person stops it"
+        return {"shutdown": nobody, "idle": "none", "outside": "none"}
+    backed = setup.found(aws) is not None
+    due = schedule.due(aws, str(instance["InstanceId"])) if backed else None
+    alone = "none: no schedule was made for it" if backed else f"none: {setup.MISSING}"
+    return {
+        "shutdown": f"at {tagged.get(tags.UNTIL)}, armed when it was made for {tagged.get(tags.RUN)}",
+        "idle": "ended by a guard on it",
+        "outside": f"a schedule, at {clock.iso(due)}" if due else alone,
     }
 
 

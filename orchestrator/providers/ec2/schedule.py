@@ -37,36 +37,28 @@ def arm(aws: Aws, role: str, machine: str, at: float) -> None:
 
 def disarm(aws: Aws, machine: str) -> None:
     """Take the schedule of a machine away; one that is gone is gone."""
-    delete(aws, PREFIX + machine)
-
-
-def armed(aws: Aws) -> dict[str, float | None]:
-    """For every machine that has a schedule in this region, when it will be ended."""
-    found = {}
-    for name in names(aws):
-        try:
-            said = aws.ask("scheduler", "get_schedule", Name=name)["ScheduleExpression"]
-        except Ec2emoError as e:
-            if e.code != "ResourceNotFoundException":
-                raise
-            continue
-        found[name.removeprefix(PREFIX)] = clock.parse_iso(said.removeprefix("at(").removesuffix(")") + "Z")
-    return found
-
-
-def names(aws: Aws) -> list[str]:
-    """The schedules of ours in this region."""
-    listed = aws.all("scheduler", "list_schedules", "Schedules", NamePrefix=PREFIX)
-    return [str(one["Name"]) for one in listed]
-
-
-def delete(aws: Aws, name: str) -> None:
-    """Take one away; one that is gone is gone."""
     try:
-        aws.ask("scheduler", "delete_schedule", Name=name)
+        aws.ask("scheduler", "delete_schedule", Name=PREFIX + machine)
     except Ec2emoError as e:
         if e.code != "ResourceNotFoundException":
             raise
+
+
+def machines(aws: Aws) -> list[str]:
+    """Those that have a schedule of ours in this region."""
+    listed = aws.all("scheduler", "list_schedules", "Schedules", NamePrefix=PREFIX)
+    return [str(one["Name"]).removeprefix(PREFIX) for one in listed]
+
+
+def due(aws: Aws, machine: str) -> float | None:
+    """When the schedule of a machine ends it, in seconds since 1970; None where it has none."""
+    try:
+        said = aws.ask("scheduler", "get_schedule", Name=PREFIX + machine)["ScheduleExpression"]
+    except Ec2emoError as e:
+        if e.code != "ResourceNotFoundException":
+            raise
+        return None
+    return clock.parse_iso(said.removeprefix("at(").removesuffix(")") + "Z")
 
 
 def body(role: str, machine: str, at: float) -> dict[str, Any]:

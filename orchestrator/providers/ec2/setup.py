@@ -126,8 +126,8 @@ def remove(aws: Aws, say: Say, *, with_runs: bool) -> bool:
             )
         say(f"emptying {made.bucket}")
         _empty(aws, made.bucket)
-    for name in schedule.names(aws):
-        schedule.delete(aws, name)
+    for machine in schedule.machines(aws):
+        schedule.disarm(aws, machine)
     say("removing the roles and the bucket")
     aws.ask("cloudformation", "delete_stack", StackName=STACK)
     _await_end(aws, say)

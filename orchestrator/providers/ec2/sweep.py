@@ -196,7 +196,7 @@ class Sweep:
         if not any(book.lease.ender for book in self._books.values()) and setup.found(self.aws) is None:
             return []
         ours = {book.lease.instance for book in self._books.values()} | set(self._bodies)
-        return [machine for machine in schedule.armed(self.aws) if machine in ours]
+        return [machine for machine in schedule.machines(self.aws) if machine in ours]
 
     def _needed(self, tagged: Mapping[str, str], *, with_machine: bool) -> tuple[Act, str]:
         run = tagged.get(tags.RUN, "")

@@ -20,11 +20,14 @@ from orchestrator.providers import Errand
 from orchestrator.providers.ec2 import (
     api,
     attach,
+    clock,
     doctor,
     image,
     lifecycle,
     offer,
     provision,
+    schedule,
+    setup,
     spending,
     sweep,
 )
@@ -291,6 +294,27 @@ def test_a_plan_says_what_it_would_cost_and_makes_nothing(cloud: Cloud, at_home:
     assert "has not been run here" in told["guards"]["outside"]
     assert not [c.name for c in cloud.calls if c.changes]
     assert cloud.leftovers() == []
+
+
+def test_the_plan_of_a_machine_that_is_there_says_what_ends_it(cloud: Cloud, at_home: Store) -> None:
+    aws = api.connected(None)
+    foreign = _foreign(cloud)
+    told = attach.plan(aws, providers.wish_for(foreign, None), Terms())
+    assert "until a person stops it" in told["guards"]["shutdown"]
+    assert (told["guards"]["idle"], told["guards"]["outside"], told["after"]) == ("none", "none", "keep")
+    told = attach.plan(aws, providers.wish_for(foreign, None), Terms(adopt=True))
+    assert told["guards"]["idle"] == "none" and told["after"] == "terminate"
+
+    lease = stood_up(at_home)
+    ours = providers.wish_for(str(lease.instance), None)
+    guards = attach.plan(aws, ours, Terms())["guards"]
+    assert guards["shutdown"] == f"at {clock.iso(lease.until or 0.0)}, armed when it was made for a-run"
+    assert guards["idle"] == "ended by a guard on it" and "has not been run here" in guards["outside"]
+    setup.install(aws, quiet)
+    assert attach.plan(aws, ours, Terms())["guards"]["outside"] == "none: no schedule was made for it"
+    backed = stood_up(at_home, name="backed")
+    guards = attach.plan(aws, providers.wish_for(str(backed.instance), None), Terms())["guards"]
+    assert guards["outside"] == f"a schedule, at {clock.iso((backed.until or 0.0) + schedule.SLACK)}"
 
 
 def test_a_price_is_kept_for_a_week_with_its_day(cloud: Cloud, at_home: Store) -> None:

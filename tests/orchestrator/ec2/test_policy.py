@@ -132,7 +132,7 @@ def test_every_call_of_a_launch_and_its_end_is_allowed(cloud: Cloud, at_home: St
         book = Book(at_home, provision.new_lease(aws, run, run.terms or Terms(), 1))
         provision.find_or_launch(book, aws, lambda _: None)
         limits.end_from_outside(book.lease, aws)
-        assert list(schedule.armed(aws)) == ([book.lease.instance] if book.lease.after == "terminate" else [])
+        assert schedule.machines(aws) == ([book.lease.instance] if book.lease.after == "terminate" else [])
         instances.terminate(aws, str(book.lease.instance))
         provision.undo(book, aws)
     made = {a for c in cloud.calls for a in needed(*c.name.split(":"))}

@@ -213,23 +213,23 @@ def test_a_schedule_ends_the_machine_from_outside_soon_after_its_time(aws: Aws, 
     role = setup.install(aws, quietly).scheduler_role
     at = cloud.clock.now() + 3600
     schedule.arm(aws, role, "i-0123456789abcdef0", at)
-    assert list(schedule.armed(aws)) == ["i-0123456789abcdef0"]
+    assert schedule.machines(aws) == ["i-0123456789abcdef0"]
     cloud.clock.advance(3600)
     assert cloud.schedules.fired == []
     cloud.clock.advance(120)
     ((name, action, _),) = cloud.schedules.fired
     assert (name, action) == ("ec2emo-i-0123456789abcdef0", "terminateInstances")
-    assert schedule.armed(aws) == {}
+    assert schedule.machines(aws) == []
 
 
 def test_a_schedule_is_moved_by_arming_it_again_and_goes_when_it_is_disarmed(aws: Aws, cloud: Cloud) -> None:
     role = setup.install(aws, quietly).scheduler_role
     for at in (2_000_000_000.0, 2_000_003_600.0):
         schedule.arm(aws, role, "i-1", at)
-        assert schedule.armed(aws) == {"i-1": at + schedule.SLACK}
+        assert (schedule.machines(aws), schedule.due(aws, "i-1")) == (["i-1"], at + schedule.SLACK)
     schedule.disarm(aws, "i-1")
     schedule.disarm(aws, "i-1")
-    assert schedule.armed(aws) == {}
+    assert schedule.machines(aws) == []
 
 
 def test_a_schedule_insists_for_a_day_and_then_goes() -> None:
