@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,11 @@ def begin(
     `report` is what was seen of the data here; None when it lies on the machine or was sent before.
     Raises every Ec2emoError.
     """
-    run = _with_machine(store, run, key, telling)
+    with ThreadPoolExecutor(max_workers=1) as meanwhile:  # a machine that boots leaves time for it
+        packed = meanwhile.submit(bundles.make)
+        run = _with_machine(store, run, key, telling)
     assert run.machine is not None
-    bundle = bundles.make()
+    bundle = packed.result()
     shell = open_shell(run.machine)
     try:
         facts = remote.probe(shell, run.machine, bundle, run.spec.fingerprint)
