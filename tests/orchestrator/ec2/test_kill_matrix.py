@@ -34,7 +34,7 @@ SPEED = 50.0
 EVERY_FILE = 9  # by default every so many of the writes
 EVERY_CALL = 5
 EVERY_LOSS = 4
-EVERY_SWEEP = 14
+EVERY_SWEEP = 20
 EVERY_CONTACT = 16
 
 
