@@ -32,6 +32,7 @@ NAMED = {
     "GroupIds": "security-group",
     "InstanceId": "instance",
     "InstanceIds": "instance",
+    "KeyName": "key-pair",
     "KeyPairId": "key-pair",
     "LaunchTemplateId": "launch-template",
     "NetworkInterfaceId": "network-interface",
@@ -237,9 +238,15 @@ class Permissions:
             if parameter in call.parameters and not call.action.startswith("Describe"):
                 for name in _list(call.parameters[parameter]):
                     found = True
-                    yield Need(call.name, _arn(call, f"{kind}/{name}"), self._tags_of(call, name))
+                    tagged = self._key_pair(call, name) if parameter == "KeyName" else name
+                    yield Need(call.name, _arn(call, f"{kind}/{name}"), self._tags_of(call, tagged))
         if not found:
             yield Need(call.name, "*")
+
+    def _key_pair(self, call: Call, name: str) -> str:
+        """The id of a key pair, by which its tags are found."""
+        pairs = self.cloud.moto.client("ec2", call.region).describe_key_pairs()["KeyPairs"]
+        return next((str(pair["KeyPairId"]) for pair in pairs if pair["KeyName"] == name), name)
 
     def _launch(self, call: Call) -> Iterator[Need]:
         """A launch makes several things, tags them, uses several more, and may hand a role on."""

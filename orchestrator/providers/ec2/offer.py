@@ -16,7 +16,7 @@ from orchestrator.providers.ec2.api import Aws
 from orchestrator.providers.ec2.image import Image
 from orchestrator.providers.ec2.prices import Price
 
-LEAST_MINUTES = 15  # what a cap must pay for: booting and the environment take some of it
+LEAST_MINUTES = 15  # what a cap must allow: booting and the environment take some of it
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,14 @@ def markets(terms: Terms) -> tuple[Market, ...]:
 def minutes(terms: Terms, worst: float) -> int:
     """How long the machine may be up, by the cap on time and the one on cost at the worst price.
 
-    Raises CapReached when the cap on cost does not pay for anything.
+    Raises CapReached when one of them leaves no time to train.
     """
     limit = math.floor(terms.max_hours * 60)
+    if limit < LEAST_MINUTES:
+        raise CapReached(
+            f"--max-hours {terms.max_hours:g} is {limit} minutes, and a start alone takes {LEAST_MINUTES}: "
+            f"raise it"
+        )
     if terms.max_cost is not None:
         limit = min(limit, math.floor(terms.max_cost / (worst + ladder.disk_usd_per_hour(terms)) * 60))
         if limit < LEAST_MINUTES:
@@ -113,7 +118,7 @@ def minutes(terms: Terms, worst: float) -> int:
                 f"--max-cost {terms.max_cost:g} pays for {limit} minutes at ${worst:.2f} an hour, and a "
                 f"start alone takes {LEAST_MINUTES}: raise it, or name a cheaper --instance-type"
             )
-    return max(1, limit)
+    return limit
 
 
 def plan(aws: Aws, terms: Terms, offer: Offer) -> dict[str, Any]:

@@ -356,9 +356,11 @@ def test_without_credentials_one_line_says_so(at_home: Store, monkeypatch: pytes
         api._session.cache_clear()
 
 
-def test_a_cap_below_what_a_start_costs_is_refused_at_once(cloud: Cloud, at_home: Store) -> None:
-    with pytest.raises(CapReached):
+def test_a_cap_below_what_a_start_takes_is_refused_at_once(cloud: Cloud, at_home: Store) -> None:
+    with pytest.raises(CapReached, match=r"--max-cost 0\.01"):
         spending.cost(errand(at_home, Terms(max_cost=0.01)))
+    with pytest.raises(CapReached, match=r"--max-hours 0\.1 is 6 minutes"):
+        spending.cost(errand(at_home, Terms(max_hours=0.1), "another"))
     assert not [c.name for c in cloud.calls if c.changes]
 
 
