@@ -330,6 +330,9 @@ class Cloud:
         if call.name == "ec2:ModifyInstanceMetadataOptions":
             options = {k: v for k, v in asked.items() if k not in ("InstanceId", "DryRun")}
             self.instances.all[asked["InstanceId"]].launch.metadata_options.update(options)
+        if call.name == "ec2:ModifyInstanceAttribute" and "InstanceInitiatedShutdownBehavior" in asked:
+            said = asked["InstanceInitiatedShutdownBehavior"]["Value"]
+            self.instances.all[asked["InstanceId"]].on_shutdown = said
         if call.name == "ec2:AssociateIamInstanceProfile":
             profile = asked["IamInstanceProfile"]
             name = profile.get("Name") or profile["Arn"].rpartition("/")[2]

@@ -70,6 +70,7 @@ class Instance:
     rebalance: str | None = None
     imds: Imds | None = None
     shutdown: Timer | None = None  # which the guest has scheduled
+    on_shutdown: str = ""  # what ModifyInstanceAttribute has said that it means; moto does not keep it
 
     @property
     def living(self) -> bool:
@@ -185,7 +186,7 @@ class Instances:
             return
         if action == "reboot":
             self._power_cycle(instance)
-        elif self._attribute(instance, "InstanceInitiatedShutdownBehavior") == "terminate":
+        elif self._means_of_shutdown(instance) == "terminate":
             self.end(instance, BY_GUEST, "")
         else:
             self.halt(instance, BY_GUEST, "")
@@ -286,6 +287,9 @@ class Instances:
             },
             "sshd": instance.open,
         }
+
+    def _means_of_shutdown(self, instance: Instance) -> Any:
+        return instance.on_shutdown or self._attribute(instance, "InstanceInitiatedShutdownBehavior")
 
     def _attribute(self, instance: Instance, name: str) -> Any:
         """An attribute that ModifyInstanceAttribute may have changed."""
