@@ -132,22 +132,55 @@ def test_following_with_auto_resume_takes_another_machine_by_itself(
     assert (ended["state"], ended["attempt"]) == ("stopped", 2)
 
 
+def lower(machine: Instance, cap: str, least: float, hourly: str | None = None) -> None:
+    """Bring a cap down to what is used up within a minute: as it was asked for it would take half an hour."""
+    folder = machine.machine.root / "home/ubuntu/.ec2emo/guard"
+    config = json.loads((folder / "guard.json").read_text())
+    assert config[cap] >= least
+    booted = json.loads((folder / "state.json").read_text())["since"]
+    minutes = (time.time() + 60 - booted) / 60
+    lowered = minutes if hourly is None else minutes / 60 * config[hourly]
+    (folder / ".new").write_text(json.dumps({**config, cap: lowered}))
+    (folder / ".new").rename(folder / "guard.json")
+
+
 @pytest.mark.slow
-def test_a_limit_that_is_reached_saves_the_run_and_ends_the_machine(
+def test_a_limit_on_time_that_nobody_watches_saves_the_run_and_ends_the_machine(
     cloud: Cloud, backed: Ec2emo, data: Path
 ) -> None:
-    deploy(backed, data, "capped", "--max-hours", "0.2", epochs=5000)
+    deploy(backed, data, "capped", "--max-hours", "0.5", epochs=5000)
     machine = the_machine(cloud)
     eventually(lambda: mirrored_epoch(cloud, "capped") >= 1)
-    folder = machine.machine.root / "home/ubuntu/.ec2emo/guard"
-    state = json.loads((folder / "state.json").read_text())
-    config = json.loads((folder / "guard.json").read_text())
-    soon = (time.time() + 20 - state["since"]) / 60
-    (folder / ".new").write_text(json.dumps({**config, "ttl_minutes": soon}))
-    (folder / ".new").rename(folder / "guard.json")
-    eventually(lambda: not cloud.living())
-    seen = see(backed, "capped", code=9)
-    assert seen["state"] == "capped"
-    assert seen["reason"].startswith("the limit of ")
-    assert mirrored_epoch(cloud, "capped") == seen["epoch"]
+    lower(machine, "ttl_minutes", least=30)
+    eventually(lambda: not cloud.living(), patience=180)
     assert cloud.schedules.fired == []
+    seen = see(backed, "capped", code=9)
+    assert seen["state"] == "capped" and seen["reason"].startswith("the limit of ")
+    assert mirrored_epoch(cloud, "capped") == seen["epoch"] > 0
+    got = json.loads(backed("download", "capped", "--best", "--json").out)
+    assert 0 < got["epoch"] <= seen["epoch"]
+    assert (backed.cwd / "models" / "capped" / "best_v9.weights.h5").exists()
+    backed("gc", "--yes")
+    assert cloud.leftovers() == []
+
+
+@pytest.mark.slow
+def test_a_cap_on_cost_that_nobody_watches_stops_a_machine_that_holds_the_only_copy(
+    cloud: Cloud, renting: Ec2emo, data: Path
+) -> None:
+    deploy(renting, data, "costly", "--max-cost", "0.5", epochs=5000)
+    machine = the_machine(cloud)
+    run = machine.machine.root / "home/ubuntu/.ec2emo/runs/costly"
+    eventually(lambda: list(run.glob("artifacts/best-*")))
+    lower(machine, "max_cost_usd", least=0.5, hourly="usd_per_hour")
+    eventually(lambda: machine.state == "stopped", patience=180)
+
+    (row,) = [json.loads(line) for line in renting("machines", "--json").out.splitlines()]
+    assert (row["state"], row["run"]) == ("stopped", "costly")
+    renting("machines", "start", "costly", "--yes")
+    seen = see(renting, "costly", code=9)
+    assert seen["state"] == "capped" and seen["reason"].endswith("USD is reached")
+    got = json.loads(renting("download", "costly", "--best", "--json").out)
+    assert 0 < got["epoch"] <= seen["epoch"]
+    assert (renting.cwd / "models" / "costly" / "best_v9.weights.h5").exists()
+    assert cloud.living() == []
