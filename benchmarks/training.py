@@ -6,9 +6,9 @@
 The ways of training take turns in one process, each with the same clips in the same round. `plain` pads every
 clip to one length and runs `keras.layers.Bidirectional`. `ours` is the recipe as it trains: its batches end
 with their longest clip. `buckets` is `ours` with batches of like lengths, `bfloat16` is `buckets` with that
-parameter, of recipes that have it: these two change what is learnt. A figure is the median over rounds, of
-clips in a second and of the processor's milliseconds for a clip, which move less on a machine that others
-use too.
+parameter, `shared` is `bfloat16` with `shared_dropout`, of recipes that have them: these three change what is
+learnt. A figure is the median over rounds, of clips in a second and of the processor's milliseconds for a
+clip, which move less on a machine that others use too.
 
 Lengths are real, values are not. A clip has as many seconds as its file in the first FOLDER that has one of
 that name, which is its frames over RATE (50 a second unless it is given); it is trained on as 50 frames a
@@ -39,6 +39,8 @@ import numpy.typing as npt
 RATE = 50.0
 RECIPES = ("v9_attention", "cnn_lstm_simplified", "attn_crnn_v2", "wav2vec_fixed")
 CLASSES = 6
+# Ways by the parameter that they add to the way before.
+SHORTCUTS = {"bfloat16": "bfloat16", "shared": "shared_dropout"}
 # Steps of a round; the first of each is not counted, because a pipeline starts in it.
 STEPS = 6
 
@@ -123,8 +125,8 @@ def _print_speed(name: str, frames: int, lengths: Lengths, asked: argparse.Names
 def _ways(recipe: str) -> list[str]:
     from trainer import recipes
 
-    rounded = hasattr(recipes.load(recipe).Params, "bfloat16")
-    return ["plain", "ours", "buckets"] + ["bfloat16"] * rounded
+    known = recipes.load(recipe).Params.__dataclass_fields__
+    return ["plain", "ours", "buckets", *(way for way, name in SHORTCUTS.items() if name in known)]
 
 
 class _Way:
@@ -140,15 +142,15 @@ class _Way:
         self.name, self._frames, self._asked = name, frames, asked
         module = recipes.load(recipe)
         params = recipes.make_params(module, dict(pair.split("=", 1) for pair in asked.set))
-        if name == "bfloat16":
-            params = dataclasses.replace(params, bfloat16=True)
+        more = list(SHORTCUTS)[: list(SHORTCUTS).index(name) + 1] if name in SHORTCUTS else []
+        params = dataclasses.replace(params, **{SHORTCUTS[way]: True for way in more})
         plain = name == "plain"
         self._wishes = dataclasses.replace(
             recipes.preparation(module, params),
             frames=frames,
             class_weights="none",
             trim=not plain,
-            buckets=asked.buckets if name in ("buckets", "bfloat16") else 0,
+            buckets=asked.buckets if name not in ("plain", "ours") else 0,
         )
         keras.utils.set_random_seed(0)
         patch = mock.patch("trainer.layers.Bidirectional", _keras_own) if plain else nullcontext()
@@ -186,7 +188,7 @@ class _Way:
         return 1 / wall, 1000 * cpu
 
 
-def _keras_own(lstm: Any, bfloat16: bool = False) -> Any:
+def _keras_own(lstm: Any, **shortcuts: bool) -> Any:
     import keras
 
     return keras.layers.Bidirectional(lstm)

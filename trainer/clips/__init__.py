@@ -8,11 +8,13 @@ string `speaker`. numpy and the standard library only: the command line looks be
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +23,7 @@ import numpy as np
 from trainer import contract
 from trainer.clips.cache import Cache
 from trainer.clips.files import KEYS, Clip, look
-from trainer.clips.tree import SUFFIXES, Refused, walk
+from trainer.clips.tree import SUFFIXES, Entry, Refused, walk
 
 __all__ = ["KEYS", "Clip", "DataError", "Problem", "Refused", "Report", "check"]
 
@@ -141,17 +143,30 @@ def check(
         raise DataError(f"cannot list {folder}: {e.strerror}; make it readable and try again") from e
     known = Cache.read(cache, folder)
     found: list[Clip] = []
-    for number, entry in enumerate(entries, 1):
-        result = known.recall(entry) or known.keep(entry, look(entry))
-        if isinstance(result, Refused):
-            refused.append(result)
-        else:
-            found.append(result)
-        if progress:
-            progress(number, len(entries))
+    with contextlib.closing(_looked(entries, known)) as looked:
+        for number, result in enumerate(looked, 1):
+            if isinstance(result, Refused):
+                refused.append(result)
+            else:
+                found.append(result)
+            if progress:
+                progress(number, len(entries))
     known.write()
     used, duplicates = _distinct(found)
     return _report(folder, used, refused + duplicates)
+
+
+def _looked(entries: list[Entry], known: Cache) -> Generator[Clip | Refused, None, None]:
+    """What each file is, in their order; those that are not known are read side by side, because reading and
+    hashing do not hold the interpreter.
+    """
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        seen = [known.recall(entry) or pool.submit(look, entry) for entry in entries]
+        for entry, one in zip(entries, seen, strict=True):
+            yield known.keep(entry, one.result()) if isinstance(one, Future) else one
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def fingerprint(clips: list[Clip] | tuple[Clip, ...]) -> str:
