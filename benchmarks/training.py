@@ -138,6 +138,7 @@ class _Way:
         import keras
 
         from trainer import recipes
+        from trainer.training import fit
 
         self.name, self._frames, self._asked = name, frames, asked
         module = recipes.load(recipe)
@@ -156,6 +157,9 @@ class _Way:
         patch = mock.patch("trainer.layers.Bidirectional", _keras_own) if plain else nullcontext()
         with patch:
             self._model = module.build(self._wishes.shape(frames, asked.dim), CLASSES, params)
+        if not plain:
+            labels = np.zeros(1, np.int32)
+            fit.trace_once(self._model, np.eye(CLASSES)[labels] if self._wishes.one_hot else labels)
         self._times: list[tuple[float, float]] = []
         self.traces = 0
         step = self._model.train_step

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from trainer import clips
+from trainer import clips, recipes
 from trainer.clips import demo
 from trainer.contract import RunDir, Spec, publish
 
@@ -48,7 +48,7 @@ def make_run(folder: Path, data: Path, params: Mapping[str, Any] | None = None, 
     run = RunDir(folder)
     report = clips.check(data)
     recipe = more.setdefault("recipe", "v9_attention")
-    sizes = TINY if recipe == "v9_attention" else tiny(recipe)
+    sizes = tiny(recipe) if recipe in recipes.names() and recipe != "v9_attention" else TINY
     spec = {
         "run": folder.name,
         "data": str(data),

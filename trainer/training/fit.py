@@ -68,6 +68,8 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
     if over := _over_already(course, beginning):
         final.conclude_if_missing(keeper, course, log, judged)
         return over
+    if shares == 1:
+        trace_once(model, val.targets)
     ledger = Ledger(keeper, course, log)
     stop.at_once = False
     stop.check()
@@ -87,6 +89,15 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
         raise StopRequested(f"a stop was asked for; {done} epochs are trained and saved") from None
     final.conclude(keeper, course, log, judged)
     return ledger.reason or f"all {beginning.epochs} epochs are trained"
+
+
+def trace_once(model: Any, targets: Any) -> None:
+    """Make the variables that the first step would make, of `targets` as the loss takes them: a step that has
+    made some is traced a second time by TensorFlow, which takes seconds.
+    """
+    model.optimizer.build(model.trainable_variables)
+    model.compute_metrics(None, tf.constant(targets[:1]), tf.zeros((1, model.output_shape[-1])))
+    model.reset_metrics()
 
 
 def _recipe(spec: Spec, beginning: Beginning) -> tuple[Recipe, Any, Preparation]:
