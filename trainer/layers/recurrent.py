@@ -34,8 +34,8 @@ _GATES = 4
 class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
     """Keras' `Bidirectional` of its `LSTM`: the same weights, files, random numbers and results, but faster.
 
-    Takes `keras.layers.LSTM` with tanh, sigmoid and a bias that returns sequences, and concatenates the
-    directions; all of its dropouts, regularizers and constraints. Raises ValueError for anything else.
+    Takes `keras.layers.LSTM` with tanh, sigmoid and a bias, and concatenates the directions; all of its
+    dropouts, regularizers and constraints. Raises ValueError for anything else.
 
     With `shared_dropout` all clips of a batch drop the same inputs and states, others for each gate and
     batch. What is dropped of all clips may as well be dropped of the weights, and what is left is an LSTM
@@ -58,7 +58,9 @@ class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
     def call(
         self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None
     ) -> Any:
-        """(batch, frames, dim) to (batch, frames, 2 * units), zeros in the padding."""
+        """(batch, frames, dim) to (batch, frames, 2 * units), zeros in the padding; or without
+        `return_sequences` to (batch, 2 * units), the last states.
+        """
         if initial_state is not None:
             raise ValueError("this layer starts from zeros")
         frames = _Frames.of(sequences, mask)
@@ -72,8 +74,11 @@ class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
             else:
                 shares = _shares(rows, frames.clips, weights, inputs, self.bfloat16)
                 states = _recurrence(shares, weights[1], hidden, *frames.steps(one.go_backwards))
-                sides.append(frames.in_time(states, one.go_backwards))
-        return without_padding(tf.concat(sides, axis=-1), mask)
+                sides.append(
+                    frames.in_time(states, one.go_backwards) if self.return_sequences else states[-1]
+                )
+        found = tf.concat(sides, axis=-1)
+        return without_padding(found, mask) if self.return_sequences else found
 
     def get_config(self) -> dict[str, Any]:
         """All that `__init__` needs."""
@@ -88,8 +93,8 @@ def _refuse_others(layer: Any) -> None:
     named = (cell.activation, cell.recurrent_activation)
     if named != (keras.activations.tanh, keras.activations.sigmoid) or not cell.use_bias:
         raise ValueError("this layer computes an LSTM with tanh, sigmoid and a bias")
-    if layer.stateful or layer.return_state or not layer.return_sequences:
-        raise ValueError("this layer returns sequences, and neither keeps nor returns states")
+    if layer.stateful or layer.return_state:
+        raise ValueError("this layer neither keeps nor returns states")
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,7 @@ def _on_gpu() -> bool:
 
 
 def _by_cudnn(lstm: Any, x: Any, mask: Any, weights: Sequence[Any]) -> Any:
-    """Of one direction, (batch, frames, units); padding must be at the end of clips."""
+    """Of one direction, (batch, frames, units), or the last (batch, units); padding must be at the end."""
     # Keras chooses cuDNN by layer, and the weights of a layer with dropout are not those to compute with: so
     # what it calls then is called from here. It has no public name; the environment is locked to one Keras.
     from keras.src import backend
@@ -162,7 +167,9 @@ def _by_cudnn(lstm: Any, x: Any, mask: Any, weights: Sequence[Any]) -> Any:
     cell, zeros = lstm.cell, tf.zeros((tf.shape(x)[0], lstm.cell.units), x.dtype)
     kinds = {"activation": cell.activation, "recurrent_activation": cell.recurrent_activation}
     how = {"return_sequences": True, "go_backwards": lstm.go_backwards}
-    _, states, _ = backend.lstm(x, zeros, zeros, mask, *weights, **kinds, **how)
+    last, states, _ = backend.lstm(x, zeros, zeros, mask, *weights, **kinds, **how)
+    if not lstm.return_sequences:
+        return last
     return tf.reverse(states, [1]) if lstm.go_backwards else states
 
 
