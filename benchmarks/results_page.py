@@ -243,7 +243,9 @@ def _called(name: str) -> str:
 
 def _machines(rows: list[Row]) -> str:
     threads = sorted({row["threads"] for row in rows if row["threads"]})
-    told = f", {' or '.join(map(str, threads))} threads" if threads else ""
+    told = (
+        f", {' or '.join(map(str, threads))} {'thread' if threads == [1] else 'threads'}" if threads else ""
+    )
     return " and ".join(sorted({row["machine"] for row in rows})) + told
 
 
