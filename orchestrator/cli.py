@@ -7,10 +7,11 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from orchestrator import commands
 from orchestrator.errors import Defect, Ec2emoError
@@ -20,6 +21,23 @@ HELP = """Train speech-emotion models on a machine you rent: deploy, follow, dow
 Exit codes: 0 done, 1 the run failed, 2 bad request, 3 quota, 4 no capacity, 5 credentials or permission,
 6 contact lost, 7 interrupted, 8 artifacts incomplete, 9 a cap on cost or time, 10 price too low,
 11 throttled, 70 a fault of ec2emo, 130 Ctrl-C."""
+
+
+def _unless_plain(checked: Callable[..., Any]) -> Callable[..., Any]:
+    """Typer's check of an argument, but for what was not given or has its type: it begins with importing
+    pydantic, which takes longer than most commands. Text that is not ASCII is left to it.
+    """
+
+    def process_value(param: Any, ctx: Any, value: Any) -> Any:
+        absent = value is None and not param.required
+        typed = type(value) is param.type_descriptor.annotation and str(value).isascii()
+        return value if absent or (typed and param.callback is None) else checked(param, ctx, value)
+
+    return process_value
+
+
+for _kind in (TyperArgument, TyperOption):
+    _kind.process_value = _unless_plain(_kind.process_value)  # type: ignore[method-assign]
 
 
 class Commands(TyperGroup):

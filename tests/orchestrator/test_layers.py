@@ -217,6 +217,22 @@ def test_help_loads_nothing_heavy() -> None:
     assert not loaded & (HEAVY | {"rich"})
 
 
+RUNS = """
+from orchestrator import cli
+try:
+    cli.app()(["runs", "--state", "finished"], prog_name="ec2emo")
+except SystemExit as e:
+    assert not e.code
+"""
+
+
+def test_a_command_whose_options_are_text_checks_them_without_pydantic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EC2EMO_HOME", str(tmp_path))
+    assert not loaded_by(RUNS) & {"pydantic", "pydantic_core"}
+
+
 def test_a_list_of_runs_needs_no_connection() -> None:
     loaded = loaded_by("from orchestrator import store, progress, follow, connect, remote, providers")
     assert not loaded & (HEAVY - {"numpy"})
