@@ -6,6 +6,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# What keras and tensorflow import for things that training has no use for; here it is drawn after training.
+NOT_YET = ("matplotlib", "scipy", "sklearn")
+
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:

@@ -136,7 +136,9 @@ def test_the_sets_before_and_after_the_report_are_both_whole(finished: RunDir) -
 
 
 def test_a_run_that_is_stopped_has_its_report_too(new_run: NewRun) -> None:
-    """Nor does anything draw before: keras by itself would import matplotlib, for its galleries."""
+    """Nor does anything draw before: keras by itself would import matplotlib, for its galleries, and
+    scikit-learn, for its wrappers, which costs as much as the rest of keras.
+    """
     run = new_run(epochs=5000, params={"patience": 5000})
     process = spawn(run, PYTHONPROFILEIMPORTTIME="1")
     wait_for(lambda: len(events(run, "epoch")) >= 2)
@@ -146,6 +148,8 @@ def test_a_run_that_is_stopped_has_its_report_too(new_run: NewRun) -> None:
     assert best(run).keys() >= NAMES
     assert json.loads(best(run)["evaluation_v9.json"].read_bytes())["epoch"] == events(run)[-1].best_epoch
     before, _, after = run.log.read_text().partition("Epoch 2/5000")
+    for name in ("scipy._lib._util", "sklearn._config"):
+        assert not re.search(rf"\| +{re.escape(name)}$", before, re.MULTILINE)
     for name in ("matplotlib.figure", "jinja2"):
         imported = re.compile(rf"\| +{re.escape(name)}$", re.MULTILINE)
         assert not imported.search(before)
