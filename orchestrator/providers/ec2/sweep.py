@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,6 +74,7 @@ class Sweep:
     def act(self) -> None:
         """Do what the findings say: machines first, because the rest hangs on them."""
         wanted = [f for f in self.findings if f.act != "keep"]
+        gone = {f.id for f in wanted if f.kind == "machine" and f.act == "remove"}
         for finding in wanted:
             if finding.act == "write down":
                 self._write_down(self._bodies[finding.id])
@@ -85,19 +86,21 @@ class Sweep:
         for finding in wanted:
             if finding.kind == "machine" and finding.act == "remove":
                 instances.await_state(self.aws, finding.id, "terminated")
-        for kind, remove in (
-            ("template", template.remove),
-            ("group", network.remove),
-            ("disk", _remove_disk),
-            ("key", _remove_key),
-            ("schedule", schedule.disarm),
-        ):
+        ways: dict[str, Callable[[Aws, str], object]] = {
+            "template": template.remove,
+            "group": network.remove,
+            "disk": _remove_disk,
+            "key": _remove_key,
+            "schedule": schedule.disarm,
+        }
+        for kind, remove in ways.items():
             for finding in wanted:
                 if finding.kind == kind:
                     self.say(f"removing the {kind} {finding.id}")
-                    remove(self.aws, finding.id)
+                    if remove(self.aws, finding.id) is not False:  # a group that is still held
+                        gone.add(finding.id)
         for book in self._books.values():
-            self._close(book, {f.id for f in wanted if f.act == "remove"})
+            self._close(book, gone)
 
     def _settle_leases(self, held: contextlib.ExitStack) -> None:
         """What the records here leave open is learnt first; a run somebody works on stays as it is."""
@@ -206,14 +209,16 @@ class Sweep:
             return "keep", f"the machine of {run} is behind it"
         return "remove", "no machine needs it"
 
-    def _close(self, book: Book, removed: Iterable[str]) -> None:
+    def _close(self, book: Book, gone: set[str]) -> None:
         """The record says what was done: a lease without a machine is at its end."""
         lease = book.lease
-        if lease.ended is None and not self._still_there(lease, set(removed)):
-            book.end(
-                "removed by 'ec2emo gc'" if lease.instance in set(removed) else "no machine came, or it ended"
-            )
+        if lease.ended is None and not self._still_there(lease, gone):
+            book.end("removed by 'ec2emo gc'" if lease.instance in gone else "no machine came, or it ended")
         if book.lease.ended is not None and book.lease.made:
+            if lease.template in gone:
+                book.keep(template=None)
+            if lease.group in gone:
+                book.keep(group=None)
             provision.undo(book, self.aws, patient=False)
 
     def _still_there(self, lease: Lease, removed: set[str]) -> bool:

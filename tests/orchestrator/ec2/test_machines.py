@@ -30,7 +30,9 @@ from orchestrator.providers.ec2 import (
     setup,
     spending,
     sweep,
+    template,
 )
+from orchestrator.providers.ec2.book import Book
 from orchestrator.run import Asked
 from orchestrator.store import Store
 from tests.orchestrator.ec2.conftest import TWO, errand
@@ -164,6 +166,20 @@ def test_a_start_that_was_broken_off_is_removed_once_that_is_said(cloud: Cloud, 
     assert cloud.leftovers() == []
     lease = at_home.lease("a-run")
     assert lease is not None and lease.why_ended == "removed by 'ec2emo gc'"
+
+
+def test_what_gc_removes_is_deleted_once(cloud: Cloud, at_home: Store) -> None:
+    lease = stood_up(at_home, trains=False)
+    book, body = Book(at_home, lease), {"InstanceType": "g4dn.xlarge"}
+    tagged = book.tags(lease.until or 0.0)
+    book.keep(template=template.made(api.connected("us-east-1"), book.name, body, tagged))
+    cloud.calls.clear()
+    acts(at_home, remove=True)
+    assert cloud.leftovers() == []
+    deleted = [name for name in cloud.names() if name.startswith("ec2:Delete")]
+    assert sorted(deleted) == ["ec2:DeleteKeyPair", "ec2:DeleteLaunchTemplate", "ec2:DeleteSecurityGroup"]
+    record = at_home.lease("a-run")
+    assert record is not None and (record.template, record.group) == (None, None)
 
 
 def test_a_machine_that_is_not_listed_yet_is_not_taken_for_gone(cloud: Cloud, at_home: Store) -> None:
