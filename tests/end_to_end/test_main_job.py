@@ -27,6 +27,7 @@ print(json.dumps(list(bundle.classes)))
 """
 
 
+@mostly_over_ssh
 def test_deploy_follow_download_resume(place: Place) -> None:
     """The whole story once, step by step, because each step stands on the one before."""
     ec2emo = place.ec2emo
@@ -154,6 +155,7 @@ def test_a_stop_is_told_from_a_failure_and_resume_goes_on(place: Place) -> None:
     place.ec2emo("stop", "halted", "--now")
 
 
+@mostly_here
 def test_a_trainer_that_cannot_import_tensorflow_says_so(place: Place) -> None:
     place.deploy(name="broken", epochs=3)
     place.ec2emo("stop", "broken", "--now")
