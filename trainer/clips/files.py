@@ -15,6 +15,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -136,7 +137,7 @@ def flat(features: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _bytes_of(entry: Entry) -> bytes:
     if entry.bytes > MAX_BYTES:
         raise NotAClip("too-large", f"{entry.bytes / 2**20:,.0f} MiB is more than a clip can have")
-    return entry.file.read_bytes()
+    return Path(entry.file).read_bytes()
 
 
 def _npy(data: bytes) -> Contents:
@@ -168,32 +169,40 @@ def _no_single_key(found: list[str], members: list[str]) -> tuple[str, str]:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> np.ndarray[Any, Any]:
-    """One array of the archive. Only its header is inflated before its size is known to be right."""
+    """One array of the archive. Of a packed one, its header alone is inflated before its size is known to be
+    right.
+    """
     if info.file_size > limit:
         raise NotAClip("too-large", f"{info.filename} would take {info.file_size / 2**20:,.0f} MiB of memory")
-    with archive.open(info) as file:
-        _header(file, info.file_size)
+    if info.compress_type != zipfile.ZIP_STORED:
+        with archive.open(info) as file:
+            _header(file, info.file_size)
     # Inflating stops at file_size, so an archive that lies about it costs no more than it says.
     return _array(archive.read(info), info.file_size)
 
 
 def _array(data: bytes, size: int) -> np.ndarray[Any, Any]:
-    _header(io.BytesIO(data), size)
-    return npy.read_array(io.BytesIO(data), allow_pickle=False, max_header_size=_MAX_HEADER)
+    """The array in these bytes, which it shares with them: numpy's own reader would read the header again."""
+    file = io.BytesIO(data)
+    shape, by_column, dtype = _header(file, size)
+    return np.ndarray(shape, dtype, data, file.tell(), order="F" if by_column else "C")
 
 
-def _header(file: Any, size: int) -> None:
-    """Compare what the header promises with the bytes that follow it. Raises NotAClip."""
+def _header(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and dtype, once what they promise has been compared with the bytes
+    that follow. Raises NotAClip.
+    """
     version = npy.read_magic(file)
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read is None:
         raise NotAClip("unreadable", f"npy format {version[0]}.{version[1]} is not one that holds features")
-    shape, _, dtype = read(file, max_header_size=_MAX_HEADER)
+    shape, by_column, dtype = read(file, max_header_size=_MAX_HEADER)
     if dtype.hasobject:
         raise NotAClip("object", "an array of Python objects, which only unpickling could read")
     promised, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     if promised != there or any(n < 0 for n in shape):
         raise NotAClip("unreadable", f"promises {shape} of {dtype}, {promised} bytes, and has {there}")
+    return shape, by_column, dtype
 
 
 def _word(archive: zipfile.ZipFile, info: zipfile.ZipInfo | None) -> str | None:
@@ -252,7 +261,7 @@ def _clip(entry: Entry, contents: Contents, digest: str) -> Clip:
         key=contents.key,
         synthetic=contents.synthetic,
         named=named.label,
-        content=hashlib.sha256(_plain(contents.features).tobytes()).hexdigest()[:32],
+        content=hashlib.sha256(_plain(contents.features)).hexdigest()[:32],
         outline=outline_of(contents.features),
     )
 
@@ -262,8 +271,10 @@ def outline_of(features: np.ndarray[Any, Any]) -> str:
     values: little-endian float16 in hex. What one extractor makes of any speech has much of it in common.
     """
     values = _plain(features).astype(np.float64)
-    groups = np.array_split(values.mean(axis=0), min(_GROUPS, values.shape[1]))
-    means = np.array([group.mean() for group in groups])
+    count, width = min(_GROUPS, values.shape[1]), values.shape[1]
+    sizes = np.full(count, width // count)
+    sizes[: width % count] += 1
+    means = np.add.reduceat(values.mean(axis=0), sizes.cumsum() - sizes) / sizes
     outline: bytes = ((means - means.mean()) / values.std()).astype("<f2").tobytes()
     return outline.hex()
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import stat
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
 SUFFIXES = (".npz", ".npy")
 SECRET_FILES = ("*.pem", ".env*", "id_*")
 SECRET_FOLDERS = (".aws", ".ssh")
+_SECRET = re.compile("|".join(fnmatch.translate(pattern) for pattern in SECRET_FILES))
 
 
 class Entry(NamedTuple):
     """A feature file: its path from the folder (POSIX), where it is, its size in bytes and its mtime."""
 
     path: str
-    file: Path
+    file: str
     bytes: int
     mtime_ns: int
 
@@ -40,12 +43,12 @@ def walk(folder: Path) -> tuple[list[Entry], list[Refused]]:
     entries: list[Entry] = []
     refused: list[Refused] = []
     first: dict[tuple[int, int], str] = {}
-    for path, file in sorted(_files(folder, "", {}, refused)):
+    for path, item in sorted(_files(folder, "", {}, refused), key=itemgetter(0)):
         if bad := _bad_name(path):
             refused.append(Refused(printable(path), "bad-name", bad))
             continue
         try:
-            seen = file.stat()
+            seen = item.stat()
         except OSError as e:
             refused.append(Refused(path, "unreadable", f"cannot be opened: {e.strerror}"))
             continue
@@ -54,11 +57,11 @@ def walk(folder: Path) -> tuple[list[Entry], list[Refused]]:
         elif (seen.st_dev, seen.st_ino) in first:
             reason = f"the same file as {first[seen.st_dev, seen.st_ino]}, by a link"
             refused.append(Refused(path, "duplicate", reason))
-        elif _is_secret(os.path.realpath(file) if file.is_symlink() else path):
+        elif item.is_symlink() and _is_secret(os.path.realpath(item.path)):
             refused.append(Refused(path, "secret", "leads to where secrets are kept"))
         else:
             first[seen.st_dev, seen.st_ino] = path
-            entries.append(Entry(path, file, seen.st_size, seen.st_mtime_ns))
+            entries.append(Entry(path, item.path, seen.st_size, seen.st_mtime_ns))
     return entries, refused
 
 
@@ -70,7 +73,7 @@ def printable(path: str) -> str:
 
 def _files(
     folder: Path, prefix: str, seen: dict[tuple[int, int], str], refused: list[Refused]
-) -> Iterator[tuple[str, Path]]:
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     status = folder.stat()
     seen[status.st_dev, status.st_ino] = prefix
     with os.scandir(folder) as listing:
@@ -82,12 +85,12 @@ def _files(
         elif _is_secret(path):
             refused.append(Refused(printable(path), "secret", "looks like a secret, never opened or sent"))
         elif item.name.lower().endswith(SUFFIXES):
-            yield path, Path(item.path)
+            yield path, item
 
 
 def _inside(
     path: str, folder: Path, seen: dict[tuple[int, int], str], refused: list[Refused]
-) -> Iterator[tuple[str, Path]]:
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in seen:
@@ -110,9 +113,9 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 
 def _is_secret(path: str) -> bool:
     *folders, name = path.split("/")
-    if any(part in SECRET_FOLDERS for part in (*folders, name)):
-        return True
-    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in SECRET_FILES)
+    return any(part in folders or part == name for part in SECRET_FOLDERS) or bool(
+        _SECRET.match(name.lower())
+    )
 
 
 def _bad_name(path: str) -> str | None:
@@ -120,6 +123,6 @@ def _bad_name(path: str) -> str | None:
         path.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8: rename it"
-    if "\\" in path or not all(c.isprintable() for c in path):
+    if "\\" in path or not path.isprintable():
         return "its name has a backslash or a control character: rename it"
     return None
