@@ -6,13 +6,13 @@ import dataclasses
 import importlib.util
 import json
 import sys
-import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator import stream
 from orchestrator.bundle import Bundle
 from orchestrator.errors import BadRequest, RunFailed, StrangeAnswer
 from orchestrator.health import parse
@@ -44,13 +44,17 @@ SEE = (
     "'cudnn': made.get('cudnn_version'), 'gpus': [name(d) for d in tf.config.list_physical_devices('GPU')]}))"
 )
 
+FOUND = ("python3", "tmux", "writable", "code", "env", "data", "objects")
+
 Say = Callable[[str], None]
 OnBytes = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What probe.sh found. `code`, `env` and `data` say whether ours is there; `driver` is NVIDIA's."""
+    """What probe.sh found. `code`, `env` and `data` say whether ours is there, `objects` whether any data
+    ever came; `driver` is NVIDIA's.
+    """
 
     root: str
     user: str
@@ -66,6 +70,7 @@ class Facts:
     code: bool
     env: bool
     data: bool
+    objects: bool
     driver: str | None = None
 
 
@@ -89,7 +94,7 @@ def probe(shell: Shell, machine: Machine, bundle: Bundle, fingerprint: str = "-"
             free_bytes=int(found["free_kb"]) * 1024,
             now=float(found["now"]),
             driver=found.get("driver") or None,
-            **{k: found[k] == "yes" for k in ("python3", "tmux", "writable", "code", "env", "data")},
+            **{k: found[k] == "yes" for k in FOUND},
         )
     except (KeyError, ValueError) as e:
         raise RunFailed(
@@ -158,31 +163,35 @@ def send_data(
     clips: tuple[Clip, ...],
     on_bytes: OnBytes,
 ) -> str:
-    """Put the clips there by content and answer their folder; nothing is sent that is there already."""
+    """Put the clips there by content and answer their folder; nothing is sent that is there already.
+
+    A machine that has no data yet is not asked what it lacks.
+    """
     target = f"{facts.root}/data/{fingerprint}"
     if facts.data:
         return target
     receive = [python, "-IS", f"{code}/remote_env/receive.py"]
     listing = json.dumps({"files": [[c.path, c.bytes, c.sha256] for c in clips]}).encode()
-    asked = _checked(
-        shell,
-        [*receive, "need", facts.root, fingerprint],
-        "the data could not be compared",
-        facts,
-        stdin=listing,
-        timeout=DATA_PATIENCE,
-    )
-    needed = set(_json(asked)["need"])
-    if needed:
-        missing = list({c.sha256: c for c in clips if c.sha256 in needed}.values())
-        _need_room(facts, sum(c.bytes for c in missing), "the data")
-        stream = _tar_stream(folder, missing, on_bytes)
+    lacking = {c.sha256: c for c in clips}
+    if facts.objects:
+        asked = _checked(
+            shell,
+            [*receive, "need", facts.root, fingerprint],
+            "the data could not be compared",
+            facts,
+            stdin=listing,
+            timeout=DATA_PATIENCE,
+        )
+        lacking = {digest: lacking[digest] for digest in _json(asked)["need"]}
+        listing = b""  # which it now has
+    if lacking:
+        _need_room(facts, sum(c.bytes for c in lacking.values()), "the data")
         _checked(
             shell,
             [*receive, "accept", facts.root, fingerprint],
             "the data did not arrive",
             facts,
-            stdin=stream,
+            stdin=stream.tar(folder, [*lacking.values()], on_bytes, listing),
             timeout=DATA_PATIENCE,
         )
     return target
@@ -353,22 +362,3 @@ def _need_room(facts: Facts, needed: int, what: str) -> None:
             f"{what} needs {needed / 1e9:.1f} GB in {facts.root} on {facts.host}, which has "
             f"{facts.free_bytes / 1e9:.1f} GB free: make room there"
         )
-
-
-def _tar_stream(folder: Path, clips: list[Clip], on_bytes: OnBytes) -> Iterator[bytes]:
-    """One tar stream, each file named by its content; read piece by piece, so no data set is too large."""
-    total, done = sum(c.bytes for c in clips), 0
-    for clip in clips:
-        member = tarfile.TarInfo(clip.sha256)
-        member.size = clip.bytes
-        try:
-            data = folder.joinpath(*PurePosixPath(clip.path).parts).read_bytes()
-        except OSError as e:
-            raise BadRequest(f"cannot read {folder / clip.path} ({e.strerror}): repeat the command") from e
-        if len(data) != clip.bytes:
-            raise BadRequest(f"{folder / clip.path} changed while it was sent: repeat the command")
-        padding = -len(data) % tarfile.BLOCKSIZE
-        yield member.tobuf() + data + bytes(padding)
-        done += clip.bytes
-        on_bytes(done, total)
-    yield bytes(tarfile.RECORDSIZE)

@@ -4,8 +4,10 @@
     receive.py accept ROOT FINGERPRINT  < a tar stream of the missing files, each named by its sha256
 
 `need` prints {"need": [sha256, ...]}, and makes `ROOT/data/FINGERPRINT/` when nothing is missing. `accept`
-checks every file against its name before it gets that name, then makes the folder. Files lie once in
-`ROOT/objects/`; a data set is a folder of hard links to them, renamed into place when it is whole.
+checks every file against its name before it gets that name, then makes the folder. Where `need` was not
+asked, the stream begins with the listing, as a file of that name; names of files that zlib has packed end in
+`.z`. Files lie once in `ROOT/objects/`; a data set is a folder of hard links to them, renamed into place when
+it is whole.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 CHUNK = 1 << 20
 DIGEST = re.compile(r"[0-9a-f]{64}")
+PACKED = ".z"
+LISTING = "listing"
 
 
 def main(argv: list[str]) -> int:
@@ -44,10 +49,7 @@ def main(argv: list[str]) -> int:
 
 def need(root: Path, fingerprint: str, listing: dict[str, Any]) -> dict[str, Any]:
     """Which files of the listing this machine lacks."""
-    (root / "data").mkdir(parents=True, exist_ok=True)
-    (root / "objects").mkdir(exist_ok=True)
-    with whole_or_nothing(listing_path(root, fingerprint)) as file:
-        file.write(json.dumps(listing).encode())
+    keep_listing(root, fingerprint, json.dumps(listing).encode())
     sizes = {digest: size for _, size, digest in listing["files"]}
     missing = [d for d, size in sizes.items() if not is_there(object_path(root, d), size)]
     if not missing:
@@ -61,25 +63,55 @@ def accept(root: Path, fingerprint: str) -> dict[str, Any]:
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as stream:
         for member in stream:
             source = stream.extractfile(member) if member.isreg() else None
-            if source is None or not DIGEST.fullmatch(member.name):
+            name = member.name[: -len(PACKED)] if member.name.endswith(PACKED) else member.name
+            if source is None or not (name == LISTING or DIGEST.fullmatch(name)):
                 raise SystemExit(f"receive.py: {member.name!r} is not a file named by its sha256")
-            take(root, member.name, source)
-            received += 1
+            pieces = unpacked(source) if name != member.name else plain(source)
+            if name == LISTING:
+                keep_listing(root, fingerprint, b"".join(pieces))
+            else:
+                take(root, name, pieces)
+                received += 1
     build(root, fingerprint)
     return {"received": received}
 
 
-def take(root: Path, digest: str, source: Any) -> None:
+def plain(source: Any) -> Iterator[bytes]:
+    """What comes as it is, piece by piece."""
+    while piece := source.read(CHUNK):
+        yield piece
+
+
+def unpacked(source: Any) -> Iterator[bytes]:
+    """What zlib has packed, piece by piece."""
+    unpacker = zlib.decompressobj()
+    try:
+        while packed := unpacker.unconsumed_tail or source.read(CHUNK):
+            yield unpacker.decompress(packed, CHUNK)
+        yield unpacker.flush()
+    except zlib.error as e:
+        raise SystemExit(f"receive.py: a file arrived damaged: {e}") from e
+
+
+def take(root: Path, digest: str, pieces: Iterable[bytes]) -> None:
     """Write one file aside, check it, give it its name."""
     path = object_path(root, digest)
     path.parent.mkdir(exist_ok=True)
     seen = hashlib.sha256()
     with whole_or_nothing(path) as aside:
-        while chunk := source.read(CHUNK):
-            seen.update(chunk)
-            aside.write(chunk)
+        for piece in pieces:
+            seen.update(piece)
+            aside.write(piece)
         if seen.hexdigest() != digest:
             raise SystemExit(f"receive.py: a file arrived as {seen.hexdigest()}, not as {digest}")
+
+
+def keep_listing(root: Path, fingerprint: str, listing: bytes) -> None:
+    """Write down what the data set is made of, before any of it comes."""
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    (root / "objects").mkdir(exist_ok=True)
+    with whole_or_nothing(listing_path(root, fingerprint)) as file:
+        file.write(listing)
 
 
 def build(root: Path, fingerprint: str) -> None:

@@ -29,7 +29,7 @@ ORCHESTRATOR = (
     ("remote", "data", "landing", "published", "listing", "aliases", "keras_log"),
     ("connect", "hints", "history"),
     ("providers",),
-    ("ssh", "bundle"),
+    ("ssh", "bundle", "stream"),
     ("shell", "pins", "progress"),
     ("store",),
     ("run", "settings", "lease", "health"),

@@ -83,10 +83,11 @@ def test_one_look_tells_what_there_is(shell: Shell, machine: Machine, tmp_path: 
     assert facts.free_bytes > 1_000_000
     assert facts.now > 1_700_000_000
     assert list(tmp_path.iterdir()) == []
-    for made in (f"code/{CODE.hash}", f"env/{facts.lock}", f"data/{'f' * 64}"):
+    assert not facts.objects
+    for made in (f"code/{CODE.hash}", f"env/{facts.lock}", f"data/{'f' * 64}", "objects"):
         (Path(machine.root) / made).mkdir(parents=True)
     half = remote.probe(shell, machine, CODE, "f" * 64)
-    assert (half.code, half.env, half.data) == (True, False, True)
+    assert (half.code, half.env, half.data, half.objects) == (True, False, True, True)
     (Path(machine.root) / "env" / facts.lock / ".ready").touch()
     assert remote.probe(shell, machine, CODE).env
 
@@ -236,6 +237,7 @@ def clip(folder: Path, name: str) -> Clip:
 
 def send(shell: Shell, facts: Facts, folder: Path, sent: list[Clip], on_bytes: Any = nothing) -> Path:
     remote.send_code(shell, facts, CODE)
+    facts = dataclasses.replace(facts, objects=(Path(facts.root) / "objects").is_dir())
     code, name = remote.code_dir(facts, CODE), clips.fingerprint(sent)
     return Path(remote.send_data(shell, facts, code, sys.executable, folder, name, tuple(sent), on_bytes))
 
@@ -253,6 +255,30 @@ def test_data_arrive_under_their_names_byte_for_byte(shell: Shell, facts: Facts,
     assert told == sorted(told)
     assert told[-1] == (total, total)
     assert not list(tmp_path.glob("pwned"))
+
+
+def test_the_first_data_are_sent_with_one_command_and_the_next_with_two(facts: Facts, tmp_path: Path) -> None:
+    folder, shell = tmp_path / "here", Sent()
+    for files, verbs in ((5, ["accept"]), (6, ["need", "accept"])):
+        shell.runs.clear()
+        there = send(shell, facts, folder, some(folder, files))
+        assert [argv[3] for argv, _ in shell.runs if argv[1] == "-IS"] == verbs
+        assert contents(there) == contents(folder)
+
+
+def test_data_that_another_brought_meanwhile_are_whole(facts: Facts, tmp_path: Path) -> None:
+    """Both saw a machine without data."""
+    folder = tmp_path / "here"
+    sent = some(folder, 5)
+    remote.send_code(LocalShell(), facts, CODE)
+    code, name = remote.code_dir(facts, CODE), clips.fingerprint(sent)
+
+    def both(_: int) -> str:
+        return remote.send_data(LocalShell(), facts, code, sys.executable, folder, name, tuple(sent), nothing)
+
+    with ThreadPoolExecutor(2) as pool:
+        for there in pool.map(both, range(2)):
+            assert contents(Path(there)) == contents(folder)
 
 
 def test_of_five_hundred_files_the_one_that_changed_is_sent(facts: Facts, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import zlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -110,6 +111,35 @@ def test_files_come_under_their_names_byte_for_byte(tmp_path: Path) -> None:
     assert (root / "data" / FINGERPRINT).stat().st_mode & 0o777 == 0o755
 
 
+def test_where_nothing_was_asked_the_stream_says_what_the_set_is_made_of(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    members = {sha(data): data for data in FILES.values()}
+    answer = ask("accept", root, tar([("listing", listing(FILES)), *members.items()]))
+    assert answer.returncode == 0, answer.stderr
+    assert data(root) == dict(FILES)
+    assert need(root, FILES) == set()
+    assert litter(root) == []
+
+
+def test_what_came_packed_lies_there_unpacked(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    large = {**FILES, "large": bytes(5 << 20) + os.urandom(1 << 20)}
+    members = [(f"{sha(content)}.z", zlib.compress(content)) for content in large.values()]
+    answer = ask("accept", root, tar([("listing.z", zlib.compress(listing(large))), *members]))
+    assert answer.returncode == 0, answer.stderr
+    assert data(root) == large
+    assert litter(root) == []
+
+
+@pytest.mark.parametrize("packed", [b"no zlib", zlib.compress(b"first" * 99)[:-9], b""])
+def test_what_cannot_be_unpacked_is_refused_and_not_kept(tmp_path: Path, packed: bytes) -> None:
+    root = tmp_path / "root"
+    need(root, {"a": b"first" * 99})
+    said = refusal(ask("accept", root, tar([(f"{sha(b'first' * 99)}.z", packed)])))
+    assert "a file arrived" in said
+    assert litter(root) == []
+
+
 def test_nothing_is_sent_twice(tmp_path: Path) -> None:
     send(tmp_path, FILES)
     assert send(tmp_path, FILES) == 0
@@ -166,6 +196,9 @@ HOSTILE_MEMBERS = (
     "x" * 64,
     sha(b"x").upper(),
     sha(b"x") + "/..",
+    sha(b"x") + ".z.z",
+    "listing/x",
+    ".z",
     "objects",
 )
 

@@ -261,7 +261,7 @@ def _clip(entry: Entry, contents: Contents, digest: str) -> Clip:
         key=contents.key,
         synthetic=contents.synthetic,
         named=named.label,
-        content=hashlib.sha256(_plain(contents.features)).hexdigest()[:32],
+        content=hashlib.sha256(_plain(contents.features).data).hexdigest()[:32],
         outline=outline_of(contents.features),
     )
 

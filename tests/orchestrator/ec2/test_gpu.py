@@ -19,7 +19,9 @@ from orchestrator.shell import LocalShell
 from orchestrator.store import Store
 from tests.orchestrator import snapshots
 
-FACTS = remote.Facts("/r", "u", "h", "Linux", "l", 1, True, True, True, 1, 1.0, True, True, True, "550.54")
+FACTS = remote.Facts(
+    "/r", "u", "h", "Linux", "l", 1, True, True, True, 1, 1.0, True, True, True, True, "550.54"
+)
 TELLING = start.Telling(lambda _: None, lambda done, total: None)
 SEES_ONE = {"tensorflow": "2.21.0", "cuda": "12.5.1", "cudnn": "9", "gpus": ["NVIDIA A10G"]}
 SEES_NONE = {**SEES_ONE, "gpus": []}

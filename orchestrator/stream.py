@@ -1,0 +1,59 @@
+"""Clips as one tar stream, each named by its content: what `remote_env/receive.py` takes."""
+
+from __future__ import annotations
+
+import tarfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import BadRequest
+
+if TYPE_CHECKING:
+    from trainer.clips import Clip
+
+# Bytes a second. zlib packs 30 MB a second and more on one core: a line that takes no more than this waits
+# for nothing, and features in float32 become 7 % smaller.
+SLOW_LINE = 20e6
+LEVEL = 1  # features are mostly noise to zlib: higher levels take longer and save nothing
+
+
+def tar(
+    folder: Path, clips: Sequence[Clip], on_bytes: Callable[[int, int], None], listing: bytes = b""
+) -> Iterator[bytes]:
+    """The clips, after the listing where one is given; read as they are sent, so no data set is too large.
+
+    While the line is slow, files go packed where that makes them smaller. Raises BadRequest for a file that
+    cannot be read any more, or has changed.
+    """
+    total, done, sent, waited = sum(c.bytes for c in clips), 0, 0, 0.0
+    if listing:
+        yield _member("listing.z", zlib.compress(listing))
+    for clip in clips:
+        member = _clip(folder, clip, packed=sent < waited * SLOW_LINE)
+        began = time.monotonic()
+        yield member
+        waited += time.monotonic() - began
+        sent += len(member)
+        done += clip.bytes
+        on_bytes(done, total)
+    yield bytes(tarfile.RECORDSIZE)
+
+
+def _clip(folder: Path, clip: Clip, *, packed: bool) -> bytes:
+    try:
+        data = folder.joinpath(*PurePosixPath(clip.path).parts).read_bytes()
+    except OSError as e:
+        raise BadRequest(f"cannot read {folder / clip.path} ({e.strerror}): repeat the command") from e
+    if len(data) != clip.bytes:
+        raise BadRequest(f"{folder / clip.path} changed while it was sent: repeat the command")
+    smaller = zlib.compress(data, LEVEL) if packed else data
+    return _member(f"{clip.sha256}.z", smaller) if len(smaller) < len(data) else _member(clip.sha256, data)
+
+
+def _member(name: str, data: bytes) -> bytes:
+    head = tarfile.TarInfo(name)
+    head.size = len(data)
+    return head.tobuf() + data + bytes(-len(data) % tarfile.BLOCKSIZE)
