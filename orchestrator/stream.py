@@ -14,10 +14,10 @@ from orchestrator.errors import BadRequest
 if TYPE_CHECKING:
     from trainer.clips import Clip
 
-# Bytes a second. zlib packs 30 MB a second and more on one core: a line that takes no more than this waits
-# for nothing, and features in float32 become 7 % smaller.
-SLOW_LINE = 20e6
-LEVEL = 1  # features are mostly noise to zlib: higher levels take longer and save nothing
+# Bytes a second. Packing takes 80 MB a second and more on one core: a line that takes no more than this waits
+# for nothing, and features become 10 to 14 % smaller.
+SLOW_LINE = 40e6
+WIDTHS = {"float16": 2, "float32": 4, "float64": 8}
 
 
 def tar(
@@ -30,7 +30,7 @@ def tar(
     """
     total, done, sent, waited = sum(c.bytes for c in clips), 0, 0, 0.0
     if listing:
-        yield _member("listing.z", zlib.compress(listing))
+        yield _member("listing.z1", pack(listing, 1))
     for clip in clips:
         member = _clip(folder, clip, packed=sent < waited * SLOW_LINE)
         began = time.monotonic()
@@ -49,8 +49,19 @@ def _clip(folder: Path, clip: Clip, *, packed: bool) -> bytes:
         raise BadRequest(f"cannot read {folder / clip.path} ({e.strerror}): repeat the command") from e
     if len(data) != clip.bytes:
         raise BadRequest(f"{folder / clip.path} changed while it was sent: repeat the command")
-    smaller = zlib.compress(data, LEVEL) if packed else data
-    return _member(f"{clip.sha256}.z", smaller) if len(smaller) < len(data) else _member(clip.sha256, data)
+    width = WIDTHS.get(clip.dtype, 1)
+    smaller = pack(data, width) if packed else data
+    if len(smaller) < len(data):
+        return _member(f"{clip.sha256}.z{width}", smaller)
+    return _member(clip.sha256, data)
+
+
+def pack(data: bytes, width: int) -> bytes:
+    """Numbers of `width` bytes, the first bytes of all of them first, then the second ones: the exponents, of
+    which few differ, lie together, and what zlib does not find it is not told to look for.
+    """
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    return packer.compress(b"".join(data[i::width] for i in range(width))) + packer.flush()
 
 
 def _member(name: str, data: bytes) -> bytes:

@@ -5,9 +5,9 @@
 
 `need` prints {"need": [sha256, ...]}, and makes `ROOT/data/FINGERPRINT/` when nothing is missing. `accept`
 checks every file against its name before it gets that name, then makes the folder. Where `need` was not
-asked, the stream begins with the listing, as a file of that name; names of files that zlib has packed end in
-`.z`. Files lie once in `ROOT/objects/`; a data set is a folder of hard links to them, renamed into place when
-it is whole.
+asked, the stream begins with the listing, as a file of that name. A name that ends in `.zN` is of a packed
+file: the bytes of its numbers of N bytes apart, by zlib. Files lie once in `ROOT/objects/`; a data set is a
+folder of hard links to them, renamed into place when it is whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import IO, Any
 
 CHUNK = 1 << 20
 DIGEST = re.compile(r"[0-9a-f]{64}")
-PACKED = ".z"
+PACKED = re.compile(r"(.*)\.z([1248])")
 LISTING = "listing"
 
 
@@ -63,10 +63,11 @@ def accept(root: Path, fingerprint: str) -> dict[str, Any]:
     with tarfile.open(fileobj=sys.stdin.buffer, mode="r|") as stream:
         for member in stream:
             source = stream.extractfile(member) if member.isreg() else None
-            name = member.name[: -len(PACKED)] if member.name.endswith(PACKED) else member.name
+            packed = PACKED.fullmatch(member.name)
+            name = packed[1] if packed else member.name
             if source is None or not (name == LISTING or DIGEST.fullmatch(name)):
                 raise SystemExit(f"receive.py: {member.name!r} is not a file named by its sha256")
-            pieces = unpacked(source) if name != member.name else plain(source)
+            pieces = [unpacked(source.read(), int(packed[2]))] if packed else plain(source)
             if name == LISTING:
                 keep_listing(root, fingerprint, b"".join(pieces))
             else:
@@ -82,15 +83,18 @@ def plain(source: Any) -> Iterator[bytes]:
         yield piece
 
 
-def unpacked(source: Any) -> Iterator[bytes]:
-    """What zlib has packed, piece by piece."""
-    unpacker = zlib.decompressobj()
+def unpacked(packed: bytes, width: int) -> bytes:
+    """A file as it was: zlib gives the first bytes of all its numbers, then the second ones."""
     try:
-        while packed := unpacker.unconsumed_tail or source.read(CHUNK):
-            yield unpacker.decompress(packed, CHUNK)
-        yield unpacker.flush()
+        apart = zlib.decompress(packed)
     except zlib.error as e:
         raise SystemExit(f"receive.py: a file arrived damaged: {e}") from e
+    whole, begin = bytearray(len(apart)), 0
+    for i in range(width):
+        end = begin + len(range(i, len(apart), width))
+        whole[i::width] = apart[begin:end]
+        begin = end
+    return bytes(whole)
 
 
 def take(root: Path, digest: str, pieces: Iterable[bytes]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from orchestrator import stream
 from orchestrator.errors import BadRequest
+from remote_env import receive
 from tests.orchestrator.test_remote import clip, nothing
 from trainer.clips.files import Clip
 
@@ -25,7 +25,7 @@ def some(folder: Path, count: int, features: bool = True) -> list[Clip]:
     for n in range(count):
         values = numbers.standard_normal(20_000, dtype=np.float32).tobytes()
         (folder / f"{n}.npz").write_bytes(values if features else numbers.bytes(80_000))
-    return [clip(folder, f"{n}.npz") for n in range(count)]
+    return [clip(folder, f"{n}.npz")._replace(dtype="float32") for n in range(count)]
 
 
 class Line:
@@ -61,8 +61,8 @@ def taken(folder: Path, clips: list[Clip], line: Line) -> tuple[list[str], dict[
             assert source is not None
             data = source.read()
             names.append(member.name)
-            digest = member.name.removesuffix(".z")
-            contents[digest] = data if digest == member.name else zlib.decompress(data)
+            digest, *width = member.name.split(".z")
+            contents[digest] = receive.unpacked(data, int(width[0])) if width else data
     return names, contents
 
 
@@ -70,7 +70,7 @@ def test_files_go_packed_while_the_line_is_slow(tmp_path: Path, line: Line) -> N
     clips = some(tmp_path / "here", 8)
     line.seconds = 0.02
     names, contents = taken(tmp_path / "here", clips, line)
-    assert names == [clips[0].sha256, *(f"{c.sha256}.z" for c in clips[1:])]
+    assert names == [clips[0].sha256, *(f"{c.sha256}.z4" for c in clips[1:])]
     assert all(hashlib.sha256(data).hexdigest() == digest for digest, data in contents.items())
 
 
@@ -92,3 +92,16 @@ def test_a_file_that_is_gone_is_named(tmp_path: Path, line: Line) -> None:
     (tmp_path / "here" / "1.npz").unlink()
     with pytest.raises(BadRequest, match=r"cannot read .*1\.npz"):
         taken(tmp_path / "here", clips, line)
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("float16", 0.88), ("float32", 0.87), ("float64", 0.91)])
+def test_numbers_become_smaller(dtype: str, share: float) -> None:
+    values = np.random.default_rng(0).standard_normal(20_000).astype(dtype)
+    data, width = b"head" + values.tobytes(), values.itemsize
+    packed = stream.pack(data, width)
+    assert len(packed) < share * len(data)
+    assert receive.unpacked(packed, width) == data
+
+
+def test_what_is_all_the_same_becomes_next_to_nothing() -> None:
+    assert len(stream.pack(bytes(400_000), 4)) < 2_000

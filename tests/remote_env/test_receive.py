@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import remote_env
+from orchestrator.stream import pack
 from remote_env import receive
 from tests.conftest import eventually
 from tests.crashes import crash_points
@@ -121,21 +122,22 @@ def test_where_nothing_was_asked_the_stream_says_what_the_set_is_made_of(tmp_pat
     assert litter(root) == []
 
 
-def test_what_came_packed_lies_there_unpacked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_what_came_packed_lies_there_unpacked(tmp_path: Path, width: int) -> None:
     root = tmp_path / "root"
-    large = {**FILES, "large": bytes(5 << 20) + os.urandom(1 << 20)}
-    members = [(f"{sha(content)}.z", zlib.compress(content)) for content in large.values()]
-    answer = ask("accept", root, tar([("listing.z", zlib.compress(listing(large))), *members]))
+    large = {**FILES, "large": bytes(5 << 20) + os.urandom((1 << 20) + 3), "one": b"1"}
+    members = [(f"{sha(content)}.z{width}", pack(content, width)) for content in large.values()]
+    answer = ask("accept", root, tar([("listing.z1", pack(listing(large), 1)), *members]))
     assert answer.returncode == 0, answer.stderr
     assert data(root) == large
     assert litter(root) == []
 
 
-@pytest.mark.parametrize("packed", [b"no zlib", zlib.compress(b"first" * 99)[:-9], b""])
+@pytest.mark.parametrize("packed", [b"no zlib", zlib.compress(b"first" * 99)[:-9], b"", zlib.compress(b"x")])
 def test_what_cannot_be_unpacked_is_refused_and_not_kept(tmp_path: Path, packed: bytes) -> None:
     root = tmp_path / "root"
     need(root, {"a": b"first" * 99})
-    said = refusal(ask("accept", root, tar([(f"{sha(b'first' * 99)}.z", packed)])))
+    said = refusal(ask("accept", root, tar([(f"{sha(b'first' * 99)}.z4", packed)])))
     assert "a file arrived" in said
     assert litter(root) == []
 
@@ -196,9 +198,11 @@ HOSTILE_MEMBERS = (
     "x" * 64,
     sha(b"x").upper(),
     sha(b"x") + "/..",
-    sha(b"x") + ".z.z",
+    sha(b"x") + ".z",
+    sha(b"x") + ".z3",
+    sha(b"x") + ".z4.z4",
     "listing/x",
-    ".z",
+    ".z4",
     "objects",
 )
 
