@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.errors import BadRequest
+from orchestrator.run import Run
 from orchestrator.settings import is_folder
 from orchestrator.store import Store
 from trainer import clips
@@ -30,7 +30,7 @@ def folder_of(named: str, store: Store) -> Path:
 def look(folder: Path, store: Store, progress: Callable[[int, int], None] | None = None) -> clips.Report:
     """Every clip below the folder; what was seen before is remembered. Raises BadRequest."""
     try:
-        return clips.check(folder, cache=_memory(folder, store), progress=progress)
+        return clips.check(folder, cache=store.about("clips", folder).with_suffix(".json"), progress=progress)
     except clips.DataError as e:
         raise BadRequest(str(e)) from e
 
@@ -64,6 +64,17 @@ def folds(report: clips.Report, split: str, count: int, seed: int) -> list[dict[
         raise BadRequest(f"these data cannot be cross-validated: {e}") from e
 
 
-def _memory(folder: Path, store: Store) -> Path:
-    name = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    return store.root / "cache" / f"clips-{name}.json"
+def sender(store: Store, run: Run) -> str | None:
+    """The latest run whose data, the same, were sent where this one goes; None where none is known.
+
+    A new machine has none, whatever the name it is asked for by.
+    """
+    if not run.spec.fingerprint or run.where == "ec2":
+        return None
+    there = [
+        other
+        for other in store.all()[0]
+        if (other.where, other.spec.fingerprint) == (run.where, run.spec.fingerprint)
+        and any(asked.number for asked in other.attempts)
+    ]
+    return max(there, key=lambda other: other.created).id if there else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -45,6 +46,11 @@ class Store:
     def dir(self, run_id: str) -> RunDir:
         """The run's folder at home."""
         return RunDir(self.runs / run_id)
+
+    def about(self, what: str, folder: Path) -> Path:
+        """Where something is remembered of a folder of data; it may be deleted at any time."""
+        name = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        return self.root / "cache" / f"{what}-{name}"
 
     def create(self, run: Run) -> None:
         """Write down a new run: of several at once with one name, one wins. Raises BadRequest."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import bundle, data, providers, settings, view
+from orchestrator import bundle, data, float16, providers, settings, view
 from orchestrator import run as runs
 from orchestrator import search as search_
 from orchestrator.commands import _renting
@@ -43,6 +43,9 @@ def command(
     ] = None,
     search: Annotated[
         bool, typer.Option("--search", help="List the features in usual folders, and ask which.")
+    ] = False,
+    narrow: Annotated[
+        bool, typer.Option("--float16", help="Train on a copy of the features in float16: half to send.")
     ] = False,
     epochs: Annotated[int | None, typer.Option(min=1, help="The most epochs to train.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Clips a step.")] = None,
@@ -143,7 +146,15 @@ def command(
     again = persistence(store, follow=follow, asked=auto_resume)
     if search or named is None:
         named = search_.choose(store, where, key, yes=yes)
+    if narrow and named.startswith("remote:"):
+        raise BadRequest(
+            f"--float16 copies features that lie here, and {named!r:.100} lies on the machine: deploy "
+            f"without it"
+        )
     report = _look(named, where, store)
+    looked = report
+    if narrow and report and not float16.is_narrow(report):
+        report = _narrowed(report, store, make=not plan)
     spec = contract.Spec(
         run=run_id,
         uid=runs.new_token(),
@@ -158,12 +169,12 @@ def command(
         gpus=gpus,
         synthetic=bool(report and report.synthetic),
     )
-    place = str(data.folder_of(named, store)) if is_folder(named) else named
+    place = str(report.folder) if report and (is_folder(named) or report is not looked) else named
     run = Run(run_id, spec, where=where, data=place, created=time.time(), terms=terms)
     if folds and report:
         data.folds(report, spec.split, folds, seed)
     if plan:
-        _show_plan(run, report, folds, wish, json=json)
+        _show_plan(store, run, report, folds, wish, narrow=narrow, json=json)
         return
     _renting.consent(wish, Errand(run, store, view.say), yes=yes)
     followers = _begin(store, runs.folded(run, folds) if folds else [run], key, report)
@@ -294,13 +305,64 @@ def _look(named: str, where: str, store: Store) -> Report | None:
     return report
 
 
-def _show_plan(run: Run, report: Report | None, folds: int | None, wish: Wish, *, json: bool) -> None:
+def _narrowed(report: Report, store: Store, *, make: bool) -> Report:
+    """What is in the copy in float16; without `make`, of one that is not there yet, what it is a copy of."""
+    folder = float16.made(report, store)
+    if folder is None and not make:
+        return report
+    if folder is None:
+        with view.progress(f"copying {report.folder} in float16", unit="files") as telling:
+            folder = float16.make(report, store, telling)
+    with view.progress(f"looking at {folder}", unit="files") as telling:
+        copied = data.look(folder, store, telling)
+    data.refuse_fatal(copied)
+    view.say(
+        f"{sum(c.bytes for c in copied.used) / 1e6:,.1f} MB in float16, in place of "
+        f"{sum(c.bytes for c in report.used) / 1e6:,.1f} MB"
+    )
+    for refused in copied.skipped:
+        view.say(f"{refused.path} is left out in float16: {refused.reason}", level="warning")
+    return copied
+
+
+def _travels(store: Store, run: Run, report: Report | None, wish: Wish, *, narrow: bool) -> dict[str, Any]:
+    """What of the data would be sent: bytes, in how many files and streams, and which run has sent them.
+
+    `bytes_in_float16` is what `--float16` would make of them, and null where they are that already.
+    """
+    nothing = {"bytes": 0, "files": 0, "streams": 0, "sent_for": None, "bytes_in_float16": None}
+    if report is None or wish.provider == "local":
+        return nothing
+    less = None if float16.is_narrow(report) else sum(float16.bytes_of(c) for c in report.used)
+    if sender := data.sender(store, run):
+        return {**nothing, "sent_for": sender, "bytes_in_float16": None if narrow else less}
+    whole = sum(c.bytes for c in report.used)
+    return {
+        **nothing,
+        "bytes": less if narrow and less else whole,
+        "files": len(report.used),
+        "streams": 1,
+        "bytes_in_float16": None if narrow else less,
+    }
+
+
+def _show_plan(
+    store: Store,
+    run: Run,
+    report: Report | None,
+    folds: int | None,
+    wish: Wish,
+    *,
+    narrow: bool,
+    json: bool,
+) -> None:
     renter = providers.renter(wish.provider)
     body = {
         **describe(run),
         "data": run.data,
         "clips": len(report.used) if report else None,
         "bytes": sum(c.bytes for c in report.used) if report else None,
+        "travels": _travels(store, run, report, wish, narrow=narrow),
         "synthetic": run.spec.synthetic,
         "split": run.spec.split or None,
         "folds": folds,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import Box, Ec2emo, eventually, free_port
@@ -256,3 +258,21 @@ def test_two_terminals_see_the_same_and_ctrl_c_leaves_the_run_alone(place: Place
     place.ec2emo("stop", "watched", "--now")
     place.see("watched")
     assert home.read_bytes() == (place.dir("watched") / "events.jsonl").read_bytes()
+
+
+def test_a_copy_in_float16_trains_and_is_sent_again_to_a_host_that_lost_its_data(
+    own_place: tuple[Place, Box],
+) -> None:
+    place, _ = own_place
+    place.deploy("--float16", "--follow", name="narrow", epochs=1)
+    (data,) = (p for p in (place.root / "data").iterdir() if p.is_dir())
+    assert {np.load(p)["features"].dtype.name for p in data.glob("*.npz")} == {"float16"}
+    for lost in ("data", "objects", "packs"):
+        shutil.rmtree(place.root / lost, ignore_errors=True)
+    said = place.ec2emo("resume", "narrow", "--epochs", "1", "--follow").err
+    assert "sending 64 clips" in said
+    assert place.events("narrow", "epoch")[-1]["epoch"] == 2
+    assert data.is_dir()
+    planned = ("--on", place.where, "--data", str(place.data), "--plan", "--json")
+    travels = json.loads(place.ec2emo("deploy", "v9_attention", *planned, "--float16").out)["travels"]
+    assert (travels["bytes"], travels["sent_for"]) == (0, "narrow")

@@ -27,7 +27,7 @@ ORCHESTRATOR = (
     ("notify", "tensorboard", "logfile"),
     ("start", "follow", "fetch", "view"),
     ("remote", "data", "landing", "published", "listing", "aliases", "keras_log"),
-    ("connect", "hints", "history"),
+    ("connect", "float16", "hints", "history"),
     ("providers",),
     ("ssh", "bundle", "stream"),
     ("shell", "pins", "progress"),

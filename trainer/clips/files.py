@@ -141,7 +141,7 @@ def _bytes_of(entry: Entry) -> bytes:
 
 
 def _npy(data: bytes) -> Contents:
-    return Contents(_array(data, len(data)), "", None, None, synthetic=False)
+    return Contents(array(data), "", None, None, synthetic=False)
 
 
 def _npz(data: bytes) -> Contents:
@@ -178,13 +178,16 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> np.n
         with archive.open(info) as file:
             _header(file, info.file_size)
     # Inflating stops at file_size, so an archive that lies about it costs no more than it says.
-    return _array(archive.read(info), info.file_size)
+    return array(archive.read(info))
 
 
-def _array(data: bytes, size: int) -> np.ndarray[Any, Any]:
-    """The array in these bytes, which it shares with them: numpy's own reader would read the header again."""
+def array(data: bytes) -> np.ndarray[Any, Any]:
+    """The array that an `.npy` is, which shares its bytes: numpy's own reader would read the header again.
+
+    Raises NotAClip, and what numpy raises for a damaged file.
+    """
     file = io.BytesIO(data)
-    shape, by_column, dtype = _header(file, size)
+    shape, by_column, dtype = _header(file, len(data))
     return np.ndarray(shape, dtype, data, file.tell(), order="F" if by_column else "C")
 
 
