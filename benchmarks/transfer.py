@@ -33,6 +33,7 @@ from orchestrator.store import Store
 from tests.conftest import Box, make_box
 from tests.links import Link, link
 from tests.orchestrator.followed import through
+from trainer.clips import Report
 
 
 def main() -> None:
@@ -126,12 +127,14 @@ class Ours:
 
     def sync(self) -> None:
         """From nothing but the folder's name."""
-        with connect.open_shell(self.machine) as shell:
-            self._sync(shell)
+        opening = connect.Ahead(self.machine)
+        report = data.look(self.features, self.store)
+        with opening.shell() as shell:
+            self._send(shell, report)
 
     def again(self) -> None:
         """On a connection that is there."""
-        self._sync(self.shell)
+        self._send(self.shell, data.look(self.features, self.store))
 
     def get(self, there: Path, here: Path) -> None:
         """A file, as `download` takes it."""
@@ -139,8 +142,7 @@ class Ours:
             self.shell.get(str(there), 0, file)
         assert here.stat().st_size == there.stat().st_size
 
-    def _sync(self, shell: connect.Shell) -> None:
-        report = data.look(self.features, self.store)
+    def _send(self, shell: connect.Shell, report: Report) -> None:
         assert not report.skipped, report.skipped
         facts = remote.probe(shell, self.machine, self.bundle, report.fingerprint)
         code = remote.code_dir(facts, self.bundle)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future
+
 from orchestrator import providers
 from orchestrator.errors import ContactLost, Ec2emoError, MachineGone
 from orchestrator.machine import Machine
@@ -27,6 +30,28 @@ def open_shell(machine: Machine, *, patience: float = PATIENCE) -> Shell:
         if moved is None:
             raise
     return SSHShell(moved, patience)
+
+
+class Ahead:
+    """A shell that opens while something else is done; what stood in its way is raised when it is asked for.
+
+    One that nobody asks for keeps nobody waiting, and ends with the process.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self._opened: Future[Shell] = Future()
+        threading.Thread(target=self._open, daemon=True).start()
+
+    def shell(self) -> Shell:
+        """The shell, once it is open. Raises what `open_shell` raises."""
+        return self._opened.result()
+
+    def _open(self) -> None:
+        try:
+            self._opened.set_result(open_shell(self.machine))
+        except BaseException as e:  # noqa: BLE001 - it is raised where the shell is asked for
+            self._opened.set_exception(e)
 
 
 def _again(machine: Machine) -> Machine | None:

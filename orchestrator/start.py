@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator import aliases, data, providers, remote
 from orchestrator import bundle as bundles
-from orchestrator.connect import open_shell
+from orchestrator.connect import Ahead, open_shell
 from orchestrator.errors import BadRequest, RunFailed
+from orchestrator.machine import Machine
 from orchestrator.run import Asked, Run
 from orchestrator.shell import Shell
 from orchestrator.store import Store
@@ -34,6 +35,16 @@ class Telling:
     on_bytes: Callable[[int, int], None]
 
 
+def ahead(wish: providers.Wish) -> Ahead | None:
+    """A connection that opens while data are looked at, to a machine of yours; a rented one, which may cost,
+    hears nothing before the data are judged.
+    """
+    if wish.provider != "attached":
+        return None
+    machine: Machine = providers.load(wish.provider).acquire(wish, None)
+    return Ahead(machine)
+
+
 def begin(
     store: Store,
     run: Run,
@@ -42,18 +53,19 @@ def begin(
     key: str | None,
     report: Report | None,
     telling: Telling,
+    opening: Ahead | None = None,
 ) -> tuple[Run, Shell]:
     """Start an attempt; answers the run with the attempt's number, and the shell, still open.
 
     `report` is what was seen of the data here; None when it lies on the machine or was sent before.
-    Raises every Ec2emoError.
+    `opening` is a connection that was begun earlier. Raises every Ec2emoError.
     """
     with ThreadPoolExecutor(max_workers=1) as meanwhile:  # a machine that boots leaves time for it
         packed = meanwhile.submit(bundles.make)
         run = _with_machine(store, run, key, telling)
     assert run.machine is not None
     bundle = packed.result()
-    shell = open_shell(run.machine)
+    shell = opening.shell() if opening and opening.machine == run.machine else open_shell(run.machine)
     try:
         facts = remote.probe(shell, run.machine, bundle, run.spec.fingerprint)
         remote.send_code(shell, facts, bundle)

@@ -17,6 +17,7 @@ from orchestrator.store import Store
 from trainer import contract
 
 if TYPE_CHECKING:
+    from orchestrator.connect import Ahead
     from trainer.clips import Report
 
 
@@ -102,12 +103,13 @@ def begun(
     *,
     key: str | None,
     report: Report | None,
+    opening: Ahead | None = None,
 ) -> tuple[Run, Shell]:
     """Start an attempt, with its steps shown; Ctrl-C before the launch gives a rented machine back."""
     with view.progress(title, unit="bytes") as telling:
         told = start.Telling(telling.phase, telling)
         try:
-            return start.begin(store, run, attempt, key=key, report=report, telling=told)
+            return start.begin(store, run, attempt, key=key, report=report, telling=told, opening=opening)
         except KeyboardInterrupt:
             start.call_off(store, run.id, told)
             raise

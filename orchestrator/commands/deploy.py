@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import bundle, data, float16, providers, settings, view
+from orchestrator import bundle, data, float16, providers, settings, start, view
 from orchestrator import run as runs
 from orchestrator import search as search_
 from orchestrator.commands import _renting
@@ -25,6 +25,7 @@ from orchestrator.store import Store
 from trainer import contract, recipes
 
 if TYPE_CHECKING:
+    from orchestrator.connect import Ahead
     from orchestrator.shell import Shell
     from trainer.clips import Report
 
@@ -151,6 +152,7 @@ def command(
             f"--float16 copies features that lie here, and {named!r:.100} lies on the machine: deploy "
             f"without it"
         )
+    opening = None if plan else start.ahead(wish)
     report = _look(named, where, store)
     looked = report
     if narrow and report and not float16.is_narrow(report):
@@ -177,14 +179,16 @@ def command(
         _show_plan(store, run, report, folds, wish, narrow=narrow, json=json)
         return
     _renting.consent(wish, Errand(run, store, view.say), yes=yes)
-    followers = _begin(store, runs.folded(run, folds) if folds else [run], key, report)
+    followers = _begin(store, runs.folded(run, folds) if folds else [run], key, report, opening)
     if folds:
         _folds_started(run.id, followers, follow=follow, json=json)
     else:
         started(followers[0], follow=follow, json=json, again=again)
 
 
-def _begin(store: Store, all_: list[Run], key: str | None, report: Report | None) -> list[Follower]:
+def _begin(
+    store: Store, all_: list[Run], key: str | None, report: Report | None, opening: Ahead | None
+) -> list[Follower]:
     """The first start of each run, on one machine; all are written down before any is started."""
     for run in all_:
         store.create(run)
@@ -192,7 +196,9 @@ def _begin(store: Store, all_: list[Run], key: str | None, report: Report | None
     for run in all_:
         machine = followers[0].run.machine if followers else None
         try:
-            begun, shell = _start(store, dataclasses.replace(run, machine=machine), key, report)
+            begun, shell = _start(
+                store, dataclasses.replace(run, machine=machine), key, report, None if followers else opening
+            )
         except Ec2emoError:
             for left in all_[len(followers) :]:
                 view.say(
@@ -205,9 +211,13 @@ def _begin(store: Store, all_: list[Run], key: str | None, report: Report | None
     return followers
 
 
-def _start(store: Store, run: Run, key: str | None, report: Report | None) -> tuple[Run, Shell]:
+def _start(
+    store: Store, run: Run, key: str | None, report: Report | None, opening: Ahead | None
+) -> tuple[Run, Shell]:
     attempt = contract.Attempt(number=0, token=runs.new_token())
-    return _renting.begun(store, run, attempt, f"{run.id} on {run.where}", key=key, report=report)
+    return _renting.begun(
+        store, run, attempt, f"{run.id} on {run.where}", key=key, report=report, opening=opening
+    )
 
 
 def _folds_started(group: str, followers: list[Follower], *, follow: bool, json: bool) -> None:

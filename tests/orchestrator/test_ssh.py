@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import shutil
@@ -16,12 +17,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator.connect import open_shell
+from orchestrator.connect import Ahead, open_shell
 from orchestrator.errors import ContactLost, Ec2emoError, Refused
 from orchestrator.machine import Machine
 from orchestrator.shell import Shell
 from orchestrator.ssh import SSHShell, way
-from tests.conftest import Box, eventually, free_port
+from orchestrator.ssh.way import CONNECT_TIMEOUT
+from tests.conftest import Box, Ec2emo, eventually, free_port
+from tests.links import link
+from tests.orchestrator.followed import through
 
 SOON = 10.0  # seconds; less than any timeout of a connection that is open
 
@@ -527,3 +531,34 @@ def test_the_port_of_the_configuration_is_not_asked_for_when_one_is_named(own_bo
     configure(own_box, f"Host 127.0.0.1\n  Port {free_port()}\n  User nobody\n")
     open_shell(own_box.machine).close()
     assert os.environ["HOME"] == str(own_box.client_home)
+
+
+# Ahead
+
+
+def test_a_shell_that_was_begun_earlier_is_one_connection(box: Box) -> None:
+    with link(box.port) as wire:
+        opening = Ahead(through(box, wire))
+        eventually(lambda: wire.opened)
+        with opening.shell() as shell:
+            assert shell.run(["echo", "there"]).out == b"there\n"
+        assert wire.opened == 1
+
+
+def test_what_stands_in_the_way_of_it_is_said_when_it_is_asked_for(box: Box) -> None:
+    opening = Ahead(dataclasses.replace(box.machine, port=free_port()))
+    with pytest.raises(ContactLost, match="cannot reach"):
+        opening.shell()
+
+
+def test_data_are_refused_without_waiting_for_a_host_that_does_not_answer(ec2emo: Ec2emo, box: Box) -> None:
+    ec2emo.env["HOME"] = str(box.client_home)
+    (ec2emo.cwd / "features").mkdir()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        where = f"ssh://root@127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        said = ec2emo("deploy", "v9_attention", "--on", where, "--data", "features", code=2).err
+    assert "holds no clip" in said
+    assert time.monotonic() - began < CONNECT_TIMEOUT
