@@ -154,9 +154,9 @@ def command(
         )
     opening = None if plan else start.ahead(wish)
     report = _look(named, where, store)
-    looked = report
     if narrow and report and not float16.is_narrow(report):
         report = _narrowed(report, store, make=not plan)
+        named = str(report.folder)
     spec = contract.Spec(
         run=run_id,
         uid=runs.new_token(),
@@ -171,7 +171,7 @@ def command(
         gpus=gpus,
         synthetic=bool(report and report.synthetic),
     )
-    place = str(report.folder) if report and (is_folder(named) or report is not looked) else named
+    place = str(data.folder_of(named, store)) if is_folder(named) else named
     run = Run(run_id, spec, where=where, data=place, created=time.time(), terms=terms)
     if folds and report:
         data.folds(report, spec.split, folds, seed)

@@ -227,3 +227,14 @@ def test_the_plan_names_the_run_for_which_the_same_data_were_sent(ec2emo: Ec2emo
 def test_features_on_the_machine_cannot_be_copied_here(ec2emo: Ec2emo) -> None:
     asked = ("deploy", "v9_attention", "--on", "ssh://nobody@nowhere.invalid", "--float16")
     assert "deploy without it" in ec2emo(*asked, "--data", "remote:/data", code=2).err
+
+
+def test_synthetic_data_stay_synthetic_and_a_folder_in_float16_is_taken_as_it_is(ec2emo: Ec2emo) -> None:
+    store = Store(ec2emo.home)
+    copy, converted = make(data.folder_of("demo", store), store)
+    assert converted == len(copy.used) == 256
+    assert copy.synthetic
+    asked = ("deploy", "v9_attention", "--on", "local", "--plan", "--json", "--float16")
+    for named in ("demo", str(copy.folder)):
+        said = json.loads(ec2emo(*asked, "--data", named).out)
+        assert (said["data"], said["synthetic"]) == (str(copy.folder), True)
