@@ -15,22 +15,22 @@ from orchestrator.errors import BadRequest
 if TYPE_CHECKING:
     from trainer.clips import Clip
 
-# How many times longer than packing the line must take for a byte: on a busy machine both are slow, and
-# packing that takes about as long holds the line up.
+# How many times longer than packing works on a byte the line must take for it. Packing is measured by work
+# and not by the clock: on a busy machine it waits for a processor as well.
 WORTH = 3.0
 WIDTHS = {"float16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass
 class _Pace:
-    """How long something takes for a byte, by all that went before."""
+    """How many seconds something takes for a byte, by all that went before."""
 
     bytes: int = 0
     seconds: float = 0.0
 
-    def add(self, count: int, since: float) -> None:
+    def add(self, count: int, seconds: float) -> None:
         self.bytes += count
-        self.seconds += time.monotonic() - since
+        self.seconds += seconds
 
     @property
     def of_a_byte(self) -> float:
@@ -51,13 +51,13 @@ def tar(
         yield _member("listing.z1", pack(listing, 1))
     for clip in clips:
         packed = not packing.bytes or line.of_a_byte > WORTH * packing.of_a_byte
-        began = time.monotonic()
+        began = time.thread_time()
         member = _clip(folder, clip, packed=packed)
         if packed:
-            packing.add(clip.bytes, began)
+            packing.add(clip.bytes, time.thread_time() - began)
         began = time.monotonic()
         yield member
-        line.add(len(member), began)
+        line.add(len(member), time.monotonic() - began)
         done += clip.bytes
         on_bytes(done, total)
     yield bytes(tarfile.RECORDSIZE)
