@@ -1,15 +1,16 @@
 """What every recipe is worth on data of yours, on speakers that chose nothing; writes docs/results.md.
 
     python -m benchmarks.results --data NAME=FOLDER… [--recipe R…] [--split speaker clip] [--epochs N]
-                                 [--folds K] [--fold I…] [--seed N…] [--set key=value…] [--threads N]
-                                 [--rows FILE] [--page FILE]
+                                 [--folds K] [--fold I…] [--seed N…] [--set key=value…] [--plain]
+                                 [--threads N] [--rows FILE] [--page FILE]
 
 NAME=FOLDER/PATTERN takes the files of a folder that match: of two corpora in one folder, one. Each training
 is a run of the trainer's own, cross-validated: one fold of K is held out, the rest is divided into training
 and validation clips, these choose the epoch, and the held-out clips are evaluated once. Which split is meant
 holds for both divisions. `--epochs` caps what the recipe asks for, and the table says where the cap ended a
-run. `--set` gives parameters to the recipes that have them, and leaves the others out: such rows stand in a
-table of their own, below the same trainings without. Beside the recipes, logistic regression on mean and
+run. `--set` gives parameters to the recipes that have them, and leaves the others out; `--plain` trains as
+plain Keras does (`benchmarks.plain`): such rows stand in a table of their own, below the same trainings
+without. Beside the recipes, logistic regression on mean and
 deviation over time: who is not better than that has learnt nothing from time.
 
 What is in the rows already is not trained again, and a training that was cut short goes on where it was.
@@ -42,7 +43,7 @@ from trainer.contract import Attempt, Dataset, Ended, Epoch, Manifest, RunDir, S
 from trainer.data import dataset
 
 ROOT = Path(__file__).resolve().parents[1]
-PLAIN = "logistic regression"
+BASELINE = "logistic regression"
 SPLITS = ("speaker", "clip")
 
 
@@ -61,11 +62,13 @@ class Job:
     epochs: int | None
     params: dict[str, Any]
     asked: tuple[str, ...] = ()
+    plain: bool = False
 
     @property
     def key(self) -> str:
         """The same for the same question: the data by content, the recipe by its parameters."""
         parts = [self.recipe, self.report.fingerprint, self.split, self.fold, self.folds, self.seed]
+        parts += ["plain"] * self.plain
         said = json.dumps([*parts, self.epochs, self.params], sort_keys=True)
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
@@ -77,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as links:
         for job in _jobs(asked, Path(links)):
             if job.key not in rows:
-                row = _plain(job) if job.recipe == PLAIN else _train(job, asked.work, asked.threads)
+                row = _baseline(job) if job.recipe == BASELINE else _train(job, asked.work, asked.threads)
                 rows[job.key] = row
                 with asked.rows.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
@@ -87,7 +90,7 @@ def main() -> None:
 
 def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    everything = [PLAIN, *recipes.names()]
+    everything = [BASELINE, *recipes.names()]
     parser.add_argument("--data", nargs="+", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--recipe", nargs="+", choices=everything, default=everything, metavar="RECIPE")
     parser.add_argument("--split", nargs="+", choices=SPLITS, default=SPLITS)
@@ -96,6 +99,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--fold", type=int, nargs="+", help="of them only these; else all")
     parser.add_argument("--seed", type=int, nargs="+", default=[42])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--plain", action="store_true", help="as plain Keras, without our layers")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rows", type=Path, default=ROOT / "docs" / "results.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
@@ -110,10 +114,10 @@ def _jobs(asked: argparse.Namespace, links: Path) -> Iterator[Job]:
         for fold in asked.fold or range(1, asked.folds + 1):
             for name, folder, report in sets:
                 for split in asked.split:
-                    for recipe in filter(lambda r: _takes(r, asked.set), asked.recipe):
+                    for recipe in filter(lambda r: _takes(r, asked), asked.recipe):
                         epochs, params = _plan(recipe, asked.epochs, asked.set)
                         where = (name, folder, report, split, fold, asked.folds, seed)
-                        yield Job(recipe, *where, epochs, params, tuple(asked.set))
+                        yield Job(recipe, *where, epochs, params, tuple(asked.set), asked.plain)
 
 
 def _data(named: str, links: Path) -> tuple[str, Path, clips.Report]:
@@ -137,16 +141,16 @@ def _linked(pattern: Path, folder: Path) -> Path:
     return folder
 
 
-def _takes(recipe: str, asked: Sequence[str]) -> bool:
-    """Whether it has all parameters that are to be set."""
-    if recipe == PLAIN:
-        return not asked
+def _takes(recipe: str, asked: argparse.Namespace) -> bool:
+    """Whether it can be trained so: it has all parameters that are to be set."""
+    if recipe == BASELINE:
+        return not asked.set and not asked.plain
     known = {field.name for field in dataclasses.fields(recipes.load(recipe).Params)}
-    return known.issuperset(pair.partition("=")[0] for pair in asked)
+    return known.issuperset(pair.partition("=")[0] for pair in asked.set)
 
 
 def _plan(recipe: str, cap: int | None, asked: Sequence[str]) -> tuple[int | None, dict[str, Any]]:
-    if recipe == PLAIN:
+    if recipe == BASELINE:
         return None, {}
     module = recipes.load(recipe)
     given = dict(pair.split("=", 1) for pair in asked)
@@ -162,7 +166,7 @@ def _train(job: Job, work: Path, threads: int) -> dict[str, Any]:
     env |= {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": "1"}
     with run.log.open("ab") as log:
         done = subprocess.run(
-            [sys.executable, "-m", "trainer", str(run.root)],
+            [sys.executable, "-m", "benchmarks.plain" if job.plain else "trainer", str(run.root)],
             cwd=ROOT,
             env=env,
             stdout=log,
@@ -225,7 +229,7 @@ def _row(job: Job, run: RunDir, threads: int) -> dict[str, Any]:
     }
 
 
-def _plain(job: Job) -> dict[str, Any]:
+def _baseline(job: Job) -> dict[str, Any]:
     """Logistic regression on the mean and deviation over time of every clip that is not held out."""
     # Imported here: a second, for one row of many.
     from sklearn.linear_model import LogisticRegression
@@ -273,7 +277,7 @@ def _about(job: Job, classes: Sequence[str]) -> dict[str, Any]:
         "folds": job.folds,
         "seed": job.seed,
         "cap": job.epochs,
-        "set": list(job.asked),
+        "set": [*job.asked, *["plain Keras"] * job.plain],
         "machine": _machine(),
     }
 

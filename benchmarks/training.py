@@ -4,7 +4,7 @@
                                   [--batch-size N] [--set key=value]… [--buckets 8] [--rounds 3] [--start]
 
 The ways of training take turns in one process, each with the same clips in the same round. `plain` pads every
-clip to one length and runs `keras.layers.Bidirectional`. `ours` is the recipe as it trains: its batches end
+clip to one length and computes all layers as Keras does. `ours` is the recipe as it trains: its batches end
 with their longest clip. `buckets` is `ours` with batches of like lengths, `bfloat16` is `buckets` with that
 parameter, `shared` is `bfloat16` with `shared_dropout`, of recipes that have them: these three change what is
 learnt. A figure is the median over rounds, of clips in a second and of the processor's milliseconds for a
@@ -31,10 +31,11 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
+
+from benchmarks import plain
 
 RATE = 50.0
 RECIPES = ("v9_attention", "cnn_lstm_simplified", "attn_crnn_v2", "wav2vec_fixed")
@@ -109,11 +110,11 @@ def _print_speed(name: str, frames: int, lengths: Lengths, asked: argparse.Names
         clips = np.minimum(random.choice(lengths, pool), frames)
         for way in ways.values():
             way.train(clips, number)
-    plain = ways["plain"]
+    reference = ways["plain"]
     print(f"{name}, T = {frames}")
     for way in ways.values():
         wall, cpu = way.figures()
-        first, second = plain.figures()
+        first, second = reference.figures()
         print(
             f"  {way.name:8} {wall:6.0f} clips/s ({wall / first:4.2f}×)   "
             f"{cpu:6.2f} CPU ms ({second / cpu:4.2f}×)"
@@ -145,19 +146,18 @@ class _Way:
         params = recipes.make_params(module, dict(pair.split("=", 1) for pair in asked.set))
         more = list(SHORTCUTS)[: list(SHORTCUTS).index(name) + 1] if name in SHORTCUTS else []
         params = dataclasses.replace(params, **{SHORTCUTS[way]: True for way in more})
-        plain = name == "plain"
+        self._layers = plain.layers if name == "plain" else nullcontext
         self._wishes = dataclasses.replace(
             recipes.preparation(module, params),
             frames=frames,
             class_weights="none",
-            trim=not plain,
+            trim=name != "plain",
             buckets=asked.buckets if name not in ("plain", "ours") else 0,
         )
         keras.utils.set_random_seed(0)
-        patch = mock.patch("trainer.layers.Bidirectional", _keras_own) if plain else nullcontext()
-        with patch:
+        with self._layers():
             self._model = module.build(self._wishes.shape(frames, asked.dim), CLASSES, params)
-        if not plain:
+        if name != "plain":
             labels = np.zeros(1, np.int32)
             fit.trace_once(self._model, np.eye(CLASSES)[labels] if self._wishes.one_hot else labels)
         self._times: list[tuple[float, float]] = []
@@ -181,7 +181,8 @@ class _Way:
                 marks.append((time.perf_counter(), time.process_time()))
 
         batches = _batches(lengths, self._frames, self._wishes, self._asked, number)
-        self._model.fit(batches.stream(), verbose=0, shuffle=False, callbacks=[Clock()])
+        with self._layers():
+            self._model.fit(batches.stream(), verbose=0, shuffle=False, callbacks=[Clock()])
         if number:
             counted = (len(marks) - 1) * self._asked.batch_size
             self._times.append(tuple((b - a) / counted for a, b in zip(marks[0], marks[-1], strict=True)))  # type: ignore[arg-type]
@@ -190,12 +191,6 @@ class _Way:
         """Clips in a second, and the processor's milliseconds for one."""
         wall, cpu = (statistics.median(t) for t in zip(*self._times, strict=True))
         return 1 / wall, 1000 * cpu
-
-
-def _keras_own(lstm: Any, **shortcuts: bool) -> Any:
-    import keras
-
-    return keras.layers.Bidirectional(lstm)
 
 
 def _batches(lengths: Lengths, frames: int, wishes: Any, asked: argparse.Namespace, seed: int) -> Any:

@@ -34,6 +34,13 @@ def test_noise_touches_every_real_value_and_no_padding() -> None:
     assert before.frames is not after.frames
 
 
+def test_no_two_clips_of_a_batch_have_the_same_noise() -> None:
+    silence = np.full((8, 200, 100), 1e-6, np.float32)
+    before = Batch(silence, np.full(8, 200), np.zeros(8), np.ones(8, np.float32))
+    noise = augment.add_noise(before, 1.0, np.random.default_rng(2)).frames.reshape(8, -1)
+    assert np.abs(np.corrcoef(noise) - np.eye(8)).max() < 0.05
+
+
 @pytest.mark.parametrize("alpha", [1e-3, 0.2, 1.0])
 def test_a_mix_is_as_long_as_its_larger_half_and_its_labels_sum_to_one(alpha: float) -> None:
     before = batch(60)

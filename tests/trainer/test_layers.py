@@ -16,6 +16,43 @@ def test_a_convolution_sees_zeros_behind_the_clip_whatever_is_there() -> None:
     assert np.asarray(layer(x, mask=mask))[0, :3, 0].tolist() == [4, 7, 6]
 
 
+@pytest.mark.parametrize(("kernel", "dilation"), [(5, 1), (3, 4), (4, 1), (1, 1)])
+def test_a_convolution_of_real_frames_alone_is_keras_own_and_so_are_its_gradients(
+    kernel: int, dilation: int
+) -> None:
+    import keras
+    import tensorflow as tf
+
+    from trainer.layers import MaskedConv1D
+
+    random = np.random.default_rng(0)
+    x = tf.constant(random.standard_normal((6, 13, 3), dtype=np.float32))
+    mask = np.arange(13) < np.array([13, 7, 0, 1, 13, 12])[:, None]
+    mask[1, 2:4] = False  # a hole, nearer than a frame sees
+    asked = random.standard_normal((6, 13, 4), dtype=np.float32) * mask[..., None]
+    ours = MaskedConv1D(4, kernel, padding="same", dilation_rate=dilation, activation="tanh")
+    plain = keras.layers.Conv1D(4, kernel, padding="same", dilation_rate=dilation, activation="tanh")
+    found = []
+    for layer in (ours, plain):
+        layer.build(x.shape)
+        layer.set_weights([*ours.get_weights()[:1], np.linspace(-1, 1, 4)])
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, mask=mask) if layer is ours else layer(x * mask[..., None])
+            loss = tf.reduce_sum(y * asked)
+        found.append([y * mask[..., None], *tape.gradient(loss, [x, layer.kernel, layer.bias])])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b * mask[..., None] if a.shape == x.shape else b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_convolution_that_would_not_keep_all_frames_is_refused() -> None:
+    from trainer.layers import MaskedConv1D
+
+    for asked in ({"padding": "valid"}, {"strides": 2}, {"groups": 2}):
+        with pytest.raises(ValueError, match="keeps all frames"):
+            MaskedConv1D(4, 3, **{"padding": "same", **asked})
+
+
 def test_a_pooled_frame_is_real_if_any_of_its_frames_was_and_padding_never_wins() -> None:
     from trainer.layers import MaskedMaxPool1D
 

@@ -2,8 +2,9 @@
 
 from trainer.layers.attention import AttentionMean, SelfAttention
 from trainer.layers.committee import Committee, CommitteeCrossentropy
+from trainer.layers.convolution import MaskedConv1D
 from trainer.layers.limit import Limit
-from trainer.layers.masked import MaskedConv1D, MaskedMaxPool1D, MaskedMeanPool1D
+from trainer.layers.masked import MaskedMaxPool1D, MaskedMeanPool1D
 from trainer.layers.recurrent import Bidirectional
 from trainer.layers.spectrum import Channels, FlatChannels, SpectrumBlock
 from trainer.layers.statistics import AttentiveStatistics, ClipStandardization, SegmentStatistics

@@ -1,4 +1,4 @@
-"""Convolution and pooling over frames that know padding from clip."""
+"""Pooling over frames that knows padding from clip."""
 
 from __future__ import annotations
 
@@ -9,19 +9,6 @@ import numpy as np
 from keras import ops
 
 PACKAGE = "ec2emo"
-
-
-@keras.saving.register_keras_serializable(package=PACKAGE)
-class MaskedConv1D(keras.layers.Conv1D):  # type: ignore[misc]
-    """A convolution that sees zeros after a clip's end, whatever the layer before has made of the padding."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.supports_masking = True
-
-    def call(self, inputs: Any, mask: Any = None) -> Any:
-        """Convolve; the mask goes on as it is, so only padding "same" and stride 1 make sense."""
-        return super().call(without_padding(inputs, mask))
 
 
 class _Pool1D(keras.layers.Layer):  # type: ignore[misc]

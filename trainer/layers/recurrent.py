@@ -22,6 +22,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.layers.device import on_gpu
 from trainer.layers.masked import PACKAGE, without_padding
 
 # Frames in one compiled loop. More would make short clips pay for long blocks, fewer the calls be felt.
@@ -68,7 +69,7 @@ class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
         sides = []
         for one in (self.forward_layer, self.backward_layer):
             weights, inputs, hidden = _dropped_out(one.cell, sequences, bool(training), self.shared_dropout)
-            if _on_gpu() and hidden is None and (inputs is None or len(inputs) == 1):
+            if on_gpu() and hidden is None and (inputs is None or len(inputs) == 1):
                 kept = sequences if inputs is None else sequences * inputs[0][:, None]
                 sides.append(_by_cudnn(one, kept, mask, weights))
             else:
@@ -154,10 +155,6 @@ class _Frames:
         return tf.transpose(tf.reverse(states, [0]) if backwards else states, (1, 0, 2))
 
 
-def _on_gpu() -> bool:
-    return bool(tf.config.list_physical_devices("GPU"))
-
-
 def _by_cudnn(lstm: Any, x: Any, mask: Any, weights: Sequence[Any]) -> Any:
     """Of one direction, (batch, frames, units), or the last (batch, units); padding must be at the end."""
     # Keras chooses cuDNN by layer, and the weights of a layer with dropout are not those to compute with: so
@@ -212,7 +209,7 @@ def _dropout_masks(cell: Any, x: Any, training: bool) -> tuple[Any, Any]:
     """
     state = tf.zeros((tf.shape(x)[0], cell.units), x.dtype)
     if not training:
-        if not cell.recurrent_dropout or _on_gpu():
+        if not cell.recurrent_dropout or on_gpu():
             return None, None
         # Ones where there could be others, so that what was compiled to train is used to predict too.
         return None, tf.ones((_GATES, *tf.unstack(tf.shape(state))), x.dtype)
