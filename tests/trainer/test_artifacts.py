@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from trainer import artifacts, clips, recipes
-from trainer.artifacts import Identity, Result, Unfit
+from trainer.artifacts import Identity, Proof, Result, Unfit
 from trainer.artifacts.model import BundleError
 from trainer.contract import Manifest, RunDir
 from trainer.data import dataset
 from trainer.data.batches import Validation
 from trainer.scores import evaluate
+from trainer.scores.evaluate import Score
 
 from .runs import TINY, clip
 
@@ -26,7 +27,15 @@ class Measured:
     model: Any
     who: Identity
     result: Result
+    proof: Proof
     val: Validation
+
+    def score(self, more: int = 0) -> Score:
+        found = evaluate.score(self.val.labels, self.val.predict(self.model), self.who.classes)
+        return dataclasses.replace(found, correct=found.correct + more)
+
+    def publish(self, run: RunDir, result: Result | None = None) -> Path:
+        return artifacts.publish_best(run, self.model, self.who, result or self.result, self.proof)
 
 
 @pytest.fixture
@@ -43,7 +52,7 @@ def measured(small_data: Path) -> Measured:
     preprocessing = {"split": "speaker", "speakers": 8, "shared_speakers": 0}
     who = Identity("r", "v9_attention", "v9", packed.classes, norm, preprocessing, synthetic=True)
     result = Result(1, score.accuracy, 1.0, score, [{"epoch": 1, "val_accuracy": score.accuracy}])
-    return Measured(model, who, result, val)
+    return Measured(model, who, result, Proof(val), val)
 
 
 def test_what_cannot_reproduce_its_score_after_loading_is_not_published(
@@ -53,9 +62,35 @@ def test_what_cannot_reproduce_its_score_after_loading_is_not_published(
     better = dataclasses.replace(measured.result.score, correct=measured.result.score.correct + 1)
     claimed = dataclasses.replace(measured.result, score=better)
     with pytest.raises(Unfit, match="validation clips right after loading, and"):
-        artifacts.publish_best(run, measured.model, measured.who, claimed, measured.val)
+        measured.publish(run, claimed)
     assert list(run.artifacts.iterdir()) == []
-    assert artifacts.publish_best(run, measured.model, measured.who, measured.result, measured.val).exists()
+    assert measured.publish(run).exists()
+
+
+def test_a_later_best_is_proved_by_its_own_weights_in_the_model_that_the_first_was_loaded_as(
+    measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path)
+    file = measured.publish(run) / "best_model_v9.keras"
+    monkeypatch.setattr(keras.models, "load_model", None)
+    before = measured.model.get_weights()
+    measured.model.set_weights([w + 0.25 for w in before])
+    with pytest.raises(Unfit, match="does not hold the weights that were measured"):
+        measured.proof.of(file, measured.model, measured.result)
+    with pytest.raises(Unfit, match="validation clips right after loading, and"):
+        measured.publish(run, dataclasses.replace(measured.result, score=measured.score(-1)))
+    assert measured.publish(run, dataclasses.replace(measured.result, score=measured.score())).exists()
+
+
+def test_a_best_of_another_architecture_is_proved_by_its_file_alone(
+    measured: Measured, tmp_path: Path
+) -> None:
+    first = measured.publish(RunDir(tmp_path))
+    v9 = recipes.load("v9_attention")
+    wider = v9.build(measured.model.input_shape[1:], 4, recipes.make_params(v9, TINY | {"dense1": 7}))
+    measured.model = wider
+    result = dataclasses.replace(measured.result, score=measured.score())
+    assert measured.publish(RunDir(tmp_path), result) != first
 
 
 def test_weights_that_are_no_numbers_are_never_the_best(measured: Measured, tmp_path: Path) -> None:
@@ -63,13 +98,16 @@ def test_weights_that_are_no_numbers_are_never_the_best(measured: Measured, tmp_
     values[3].flat[0] = np.nan
     measured.model.set_weights(values)
     with pytest.raises(Unfit, match="not all finite"):
-        artifacts.publish_best(RunDir(tmp_path), measured.model, measured.who, measured.result, measured.val)
+        artifacts.publish_best(
+            RunDir(tmp_path), measured.model, measured.who, measured.result, measured.proof
+        )
 
 
 def test_a_best_that_the_manifest_may_list_is_not_written_over(measured: Measured, tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     first, second = (
-        artifacts.publish_best(run, measured.model, measured.who, measured.result, measured.val) for _ in "12"
+        artifacts.publish_best(run, measured.model, measured.who, measured.result, measured.proof)
+        for _ in "12"
     )
     assert (first.name, second.name) == ("best-0001", "best-0001-2")
 

@@ -8,25 +8,30 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from trainer import contract, folders
 from trainer.artifacts import weights
 from trainer.artifacts.model import Bundle, load
+from trainer.artifacts.proof import Proof, Result, Unfit
 from trainer.contract import Artifact, Manifest, RunDir
 from trainer.data.normaliser import Normaliser
-from trainer.scores.evaluate import Score
 
-if TYPE_CHECKING:
-    from trainer.data.batches import Validation
-
-__all__ = ["Bundle", "Identity", "Result", "Unfit", "load", "publish_best", "publish_manifest", "write_last"]
+__all__ = [
+    "Bundle",
+    "Identity",
+    "Proof",
+    "Result",
+    "Unfit",
+    "load",
+    "publish_best",
+    "publish_manifest",
+    "write_last",
+]
 
 METRIC = "val_accuracy"
-# Probabilities closer than this are a tie, which another order of summing may decide the other way.
-TIE = 1e-5
 
 NAMES = {
     "model": "{of}_model_{tag}.keras",
@@ -48,10 +53,6 @@ REPORT = {
     "curves": "curves_{tag}.png",
     "predictions": "predictions_{tag}.csv",
 }
-
-
-class Unfit(ValueError):
-    """A model that must not be published; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,7 @@ class Identity:
         return {role: name.format(tag=self.tag) for role, name in REPORT.items()}
 
 
-@dataclass(frozen=True)
-class Result:
-    """One epoch's outcome on the validation clips, and the rows of all epochs up to it."""
-
-    epoch: int
-    val_accuracy: float
-    val_loss: float
-    score: Score
-    history: Sequence[Mapping[str, Any]]
-
-
-def publish_best(run: RunDir, model: Any, who: Identity, result: Result, val: Validation) -> Path:
+def publish_best(run: RunDir, model: Any, who: Identity, result: Result, proof: Proof) -> Path:
     """Publish `artifacts/best-NNNN/`. Raises Unfit when what was saved is not the model that was measured."""
     if not finite(model):
         raise Unfit(f"the weights of epoch {result.epoch} are not all finite")
@@ -95,7 +85,7 @@ def publish_best(run: RunDir, model: Any, who: Identity, result: Result, val: Va
     def fill(folder: Path) -> None:
         weights.save(model, folder / who.name("best", "model"), folder / who.name("best", "weights"))
         _write_companions(folder, who, result)
-        _prove(folder / who.name("best", "model"), result, val)
+        proof.of(folder / who.name("best", "model"), model, result)
 
     return folders.publish(_free(run.artifacts / f"best-{result.epoch:04}"), fill)
 
@@ -202,24 +192,6 @@ def _metrics(who: Identity, result: Result) -> dict[str, Any]:
         "speakers": who.preprocessing["speakers"],
         "shared_speakers": who.preprocessing["shared_speakers"],
     }
-
-
-def _prove(path: Path, result: Result, val: Validation) -> None:
-    """Load the saved file as anybody will, and predict again. Raises Unfit when it is not as good."""
-    import keras
-
-    from trainer.scores import evaluate
-
-    loaded = keras.models.load_model(path, compile=False, safe_mode=True)
-    found = val.predict(loaded)
-    again = evaluate.score(val.labels, found, list(result.score.recall))
-    first, second = np.sort(found, axis=1)[:, -1], np.sort(found, axis=1)[:, -2]
-    ties = int((first - second < TIE).sum())
-    if not abs(again.correct - result.score.correct) <= ties:
-        raise Unfit(
-            f"{path.name} of epoch {result.epoch} gets {again.correct} of {again.n} validation clips right "
-            f"after loading, and {result.score.correct} before saving"
-        )
 
 
 def _listed(

@@ -45,7 +45,7 @@ def add_noise(batch: Batch, deviation: float, random: np.random.Generator) -> Ba
     independent, and hardly ever do two clips have the same noise in the same place.
     """
     frames = np.zeros(batch.frames.shape, np.float32)
-    dim = frames.shape[2]
+    dim = batch.frames.shape[2]
     drawn = random.standard_normal(max(_LEAST_NOISE, frames[0].size), dtype=np.float32)
     drawn *= np.float32(deviation)
     around = np.concatenate([drawn, drawn])

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from trainer import recipes
-from trainer.artifacts import Identity
+from trainer.artifacts import Identity, Proof
 from trainer.clips import DataError
 from trainer.contract import Dataset, Note, RunDir, Spec
 from trainer.data import dataset
@@ -38,7 +38,7 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
     Raises RunFailed with a sentence, or StopRequested; what was published before either is whole.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "2":
-        # Loading each best back traces a graph anew, which tensorflow's Python side warns of.
+        # Tracing for a few lengths of batches is nothing to warn of, as tensorflow's Python side does.
         tf.get_logger().setLevel("ERROR")
     recipe, params, asked = _recipe(spec, beginning)
     packed, split = _data(run, spec, asked)
@@ -63,7 +63,7 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
     val = Validation(packed, split.val, norm, **sized)
     made = {"params": asdict(params), "preparation": asdict(asked)}
     who = _identity(spec, recipe, packed, split, norm, made)
-    keeper = Keeper(run, who, val, beginning.attempt, spec.seed, beginning.params, unchanged)
+    keeper = Keeper(run, who, val, beginning.attempt, spec.seed, beginning.params, unchanged, Proof(val))
     judged = _judged(packed, split, norm, val, spec.batch_size, asked)
     if over := _over_already(course, beginning):
         final.conclude_if_missing(keeper, course, log, judged)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer import artifacts
-from trainer.artifacts import Identity, Result, Unfit
+from trainer.artifacts import Identity, Proof, Result, Unfit
 from trainer.contract import AnyEvent, Note, RunDir, Saved
 from trainer.data.batches import Validation
 from trainer.schedule import Schedule
@@ -53,6 +53,7 @@ class Keeper:
     seed: int
     params: Mapping[str, Any]
     guard: Mapping[str, Any]
+    proof: Proof
 
     def keep(self, model: Any, course: Course, result: Result) -> list[AnyEvent]:
         """Publish what `result` is worth, and return what there is to say about it.
@@ -90,7 +91,7 @@ class Keeper:
             course.wait += 1
             return []
         try:
-            folder = artifacts.publish_best(self.run, model, self.who, result, self.val)
+            folder = artifacts.publish_best(self.run, model, self.who, result, self.proof)
         except Unfit as e:
             course.wait += 1
             return [Note(time.time(), f"not published as best: {e}", "error")]
