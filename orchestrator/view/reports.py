@@ -89,7 +89,13 @@ def _named(page: Page, body: Mapping[str, Any], margin: str) -> Iterator[Item]:
             yield from part(page, value, margin + "  ")
         else:
             label = words(f"{margin}{plain(str(key)):<{width}}")
-            yield page.hanging(label, words((figures.said(value), "bold")), lines=ALL)
+            yield page.hanging(label, words((_figure(str(key), value), "bold")), lines=ALL)
+
+
+def _figure(key: str, value: Any) -> str:
+    """A number of bytes is said in what people count them in."""
+    counted = "bytes" in key.split("_") and isinstance(value, (int, float))
+    return figures.size(value) if counted else figures.said(value)
 
 
 def _are_alike(parts: Mapping[str, Any]) -> bool:

@@ -244,6 +244,12 @@ def test_pages_stay_within_the_window(
         assert cell_len(line) <= int(columns), line
 
 
+def test_a_plan_counts_bytes_as_people_do(capsys: pytest.CaptureFixture[str]) -> None:
+    view.plan({"travels": {"bytes": 43_700_000, "files": 435, "bytes_in_float16": None}})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["travels"], ["bytes", "43.7", "MB"], ["files", "435"], ["bytes_in_float16", "none"]]
+
+
 def test_data_that_can_be_trained_on_are_called_ready(capsys: pytest.CaptureFixture[str]) -> None:
     view.data_report(REPORT, names=2)
     out = capsys.readouterr().out
