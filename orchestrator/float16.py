@@ -29,7 +29,7 @@ def is_narrow(report: Report) -> bool:
 
 def made(report: Report, store: Store) -> Path | None:
     """The folder of the copy where it is whole and of these very clips."""
-    place = store.about("float16", report.folder)
+    place = store.narrowed(report.folder)
     return place if _kept(place, report) == {c.path: c.sha256 for c in report.used} else None
 
 
@@ -39,7 +39,7 @@ def make(report: Report, store: Store, progress: Callable[[int, int], None]) -> 
     Every file is written aside and renamed, and believed only once it is in the list beside the folder, from
     which it is taken before it changes. Raises BadRequest for a clip that float16 cannot hold.
     """
-    place = store.about("float16", report.folder)
+    place = store.narrowed(report.folder)
     kept = _kept(place, report)
     lacking = [clip for clip in report.used if clip.path not in kept]
     wanted = {clip.path: clip.sha256 for clip in report.used}

@@ -49,8 +49,11 @@ class Store:
 
     def about(self, what: str, folder: Path) -> Path:
         """Where something is remembered of a folder of data; it may be deleted at any time."""
-        name = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-        return self.root / "cache" / f"{what}-{name}"
+        return self.root / "cache" / f"{what}-{_name_of(folder)}"
+
+    def narrowed(self, folder: Path) -> Path:
+        """Where the copy of a folder of data in float16 lies: what runs were trained on, and no cache."""
+        return self.root / "float16" / _name_of(folder)
 
     def create(self, run: Run) -> None:
         """Write down a new run: of several at once with one name, one wins. Raises BadRequest."""
@@ -244,6 +247,10 @@ class Store:
 
     def _record(self, run_id: str) -> Path:
         return self.dir(run_id).root / RECORD
+
+
+def _name_of(folder: Path) -> str:
+    return hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _locked(fd: int) -> bool:
