@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import bundle, data, float16, providers, settings, start, view
+from orchestrator import data, float16, providers, settings, start, view
 from orchestrator import run as runs
 from orchestrator import search as search_
-from orchestrator.commands import _renting
+from orchestrator.commands import _plan, _renting
 from orchestrator.commands._again import Persistence, persistence
 from orchestrator.commands.monitor import watch
 from orchestrator.errors import BadRequest, Ec2emoError, RunFailed
 from orchestrator.follow import Follower
 from orchestrator.progress import Snapshot
-from orchestrator.providers import Errand, Wish
+from orchestrator.providers import Errand
 from orchestrator.run import Run, describe
 from orchestrator.settings import Settings, is_folder
 from orchestrator.store import Store
@@ -176,7 +176,8 @@ def command(
     if folds and report:
         data.folds(report, spec.split, folds, seed)
     if plan:
-        _show_plan(store, run, report, folds, wish, narrow=narrow, json=json)
+        body = _plan.of(store, run, report, folds, wish, narrow=narrow)
+        (view.json_line if json else view.plan)(body)
         return
     _renting.consent(wish, Errand(run, store, view.say), yes=yes)
     followers = _begin(store, runs.folded(run, folds) if folds else [run], key, report, opening)
@@ -333,58 +334,3 @@ def _narrowed(report: Report, store: Store, *, make: bool) -> Report:
     for refused in copied.skipped:
         view.say(f"{refused.path} is left out in float16: {refused.reason}", level="warning")
     return copied
-
-
-def _travels(store: Store, run: Run, report: Report | None, wish: Wish, *, narrow: bool) -> dict[str, Any]:
-    """What of the data would be sent: bytes, in how many files and streams, and which run has sent them.
-
-    `bytes_in_float16` is what `--float16` would make of them, and null where they are that already.
-    """
-    nothing = {"bytes": 0, "files": 0, "streams": 0, "sent_for": None, "bytes_in_float16": None}
-    if report is None or wish.provider == "local":
-        return nothing
-    less = None if float16.is_narrow(report) else sum(float16.bytes_of(c) for c in report.used)
-    if sender := data.sender(store, run):
-        return {**nothing, "sent_for": sender, "bytes_in_float16": None if narrow else less}
-    whole = sum(c.bytes for c in report.used)
-    return {
-        **nothing,
-        "bytes": less if narrow and less else whole,
-        "files": len(report.used),
-        "streams": 1,
-        "bytes_in_float16": None if narrow else less,
-    }
-
-
-def _show_plan(
-    store: Store,
-    run: Run,
-    report: Report | None,
-    folds: int | None,
-    wish: Wish,
-    *,
-    narrow: bool,
-    json: bool,
-) -> None:
-    renter = providers.renter(wish.provider)
-    body = {
-        **describe(run),
-        "data": run.data,
-        "clips": len(report.used) if report else None,
-        "bytes": sum(c.bytes for c in report.used) if report else None,
-        "travels": _travels(store, run, report, wish, narrow=narrow),
-        "synthetic": run.spec.synthetic,
-        "split": run.spec.split or None,
-        "folds": folds,
-        "epochs": run.spec.epochs,
-        "batch_size": run.spec.batch_size,
-        "seed": run.spec.seed,
-        "gpus": run.spec.gpus,
-        "params": dict(run.spec.params),
-        "code": bundle.make().hash,
-        **({"rented": renter.plan(wish, run.terms)} if renter else {}),
-    }
-    if json:
-        view.json_line(body)
-    else:
-        view.plan(body)
