@@ -25,6 +25,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -161,9 +162,10 @@ def _plan(recipe: str, cap: int | None, asked: Sequence[str]) -> tuple[int | Non
 def _train(job: Job, work: Path, threads: int) -> dict[str, Any]:
     """Train one run, or go on with one that was cut short, and say what came of it."""
     run = RunDir(work / "runs" / job.key)
-    _ask(run, job)
+    attempt = _ask(run, job)
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
     env |= {"TF_NUM_INTRAOP_THREADS": str(threads), "TF_NUM_INTEROP_THREADS": "1"}
+    before = _processor()
     with run.log.open("ab") as log:
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.plain" if job.plain else "trainer", str(run.root)],
@@ -175,13 +177,20 @@ def _train(job: Job, work: Path, threads: int) -> dict[str, Any]:
         )
     if done.returncode != 0:
         raise SystemExit(f"{job.recipe} on {job.data} failed: read {run.log}")
-    row = _row(job, run, threads)
+    whole = attempt == 1
+    row = _row(job, run, threads) | {"processor": _processor() - before if whole else None}
     shutil.rmtree(run.root)
     return row
 
 
-def _ask(run: RunDir, job: Job) -> None:
-    """The spec, and the next attempt."""
+def _processor() -> float:
+    """Seconds of the processor that all programs took which were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _ask(run: RunDir, job: Job) -> int:
+    """Write the spec, and the next attempt, whose number is answered."""
     module = recipes.load(job.recipe)
     spec = Spec(
         run=job.key,
@@ -201,6 +210,7 @@ def _ask(run: RunDir, job: Job) -> None:
     number = 1 + len(list(run.attempts.glob("*.json")))
     attempt = Attempt(number, f"{job.key}-{number}", "start" if number == 1 else "checkpoint")
     contract.publish(run.attempts / f"{number}.json", attempt.to_json())
+    return number
 
 
 def _row(job: Job, run: RunDir, threads: int) -> dict[str, Any]:

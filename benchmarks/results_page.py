@@ -28,6 +28,7 @@ COLUMNS = (
     "epochs",
     "best",
     "seconds",
+    "of the processor",
 )
 CAP = "†"
 
@@ -214,8 +215,15 @@ def _cells(rows: list[Row]) -> str:
             _range(row["epochs"] for row in rows) + capped,
             _range(row["best_epoch"] for row in rows),
             f"{np.mean([row['seconds'] for row in rows]):.0f}",
+            _processor(rows),
         ]
     )
+
+
+def _processor(rows: list[Row]) -> str:
+    """The mean of those of which it is known: a run that was cut short and went on is not."""
+    known = [row["processor"] for row in rows if row.get("processor")]
+    return f"{np.mean(known):.0f}" if known else "–"
 
 
 def _folds(rows: list[Row]) -> str:
