@@ -31,6 +31,7 @@ class Link:
         self.opened = self.cuts = self.carried = 0
         self._to = to
         self._open: set[asyncio.WriteTransport] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._busy = {"to": 0.0, "from": 0.0}  # until when the line is taken, each way
         self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
@@ -107,7 +108,8 @@ class Link:
         self._open |= both
         try:
             await asyncio.gather(
-                self._pump(reader, onward, left, "to"), self._pump(there, writer, left, "from")
+                self._kept(self._pump(reader, onward, left, "to")),
+                self._kept(self._pump(there, writer, left, "from")),
             )
         except (OSError, EOFError):
             pass
@@ -115,6 +117,15 @@ class Link:
             self._open -= both
             for transport in both:
                 transport.abort()
+
+    def _kept(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that lives until it is done: a loop knows tasks weakly, and one that was cut off nobody else
+        does.
+        """
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, left: list[float], way: str
