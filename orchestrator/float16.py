@@ -104,7 +104,7 @@ def _note(place: Path, copied: dict[str, str]) -> None:
 
 
 def _list(place: Path) -> Path:
-    return place.with_suffix(".json")
+    return place.with_name(f"{place.name}.json")
 
 
 def _clear(place: Path, wanted: dict[str, str]) -> None:

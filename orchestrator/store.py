@@ -53,7 +53,7 @@ class Store:
 
     def narrowed(self, folder: Path) -> Path:
         """Where the copy of a folder of data in float16 lies: what runs were trained on, and no cache."""
-        return self.root / "float16" / _name_of(folder)
+        return self.root / "float16" / f"{folder.name}-{_name_of(folder)}"
 
     def create(self, run: Run) -> None:
         """Write down a new run: of several at once with one name, one wins. Raises BadRequest."""
