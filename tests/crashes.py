@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 import sys
@@ -44,6 +45,9 @@ def crash_points(
 
 def dies(act: Callable[[], object]) -> bool:
     """Whether a process of its own that does `act` was killed on the way. It may not end otherwise."""
+    # What other tests left behind is not collected there: tensorflow's functions take themselves out of a
+    # context that has lost its threads, which is a segmentation fault.
+    gc.freeze()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads of other tests do not matter here
         pid = os.fork()
@@ -54,6 +58,7 @@ def dies(act: Callable[[], object]) -> bool:
         finally:
             sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
             os._exit(1)
+    gc.unfreeze()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code in (0, DIED, -signal.SIGKILL), f"ended with {code}"
     return code != 0
