@@ -23,11 +23,12 @@ def layers() -> Iterator[None]:
     """
     import keras
 
-    from trainer.layers import AttentionMean, Bidirectional, MaskedConv1D
+    from trainer.layers import AttentionMean, Bidirectional, MaskedConv1D, Masking
 
     with (
         mock.patch.object(Bidirectional, "call", keras.layers.Bidirectional.call),
         mock.patch.object(MaskedConv1D, "call", _convolution),
+        mock.patch.object(Masking, "call", keras.layers.Masking.call),
         mock.patch.object(AttentionMean, "call", _attention_mean),
     ):
         yield

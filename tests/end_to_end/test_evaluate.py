@@ -36,7 +36,7 @@ def test_a_run_is_evaluated_on_other_data_while_it_trains_and_when_it_is_over(
     random = np.random.default_rng(1)
     np.savez(others / "strange.npz", features=random.normal(size=(20, 16)), emotion="calm")
 
-    place.deploy("--set", "patience=4000", name="judged", epochs=4000)
+    place.deploy(name="judged", epochs=4000)
     place.await_epoch("judged", 2)
     asked = ("evaluate", "judged", "--data", str(others), "--json")
     during = json.loads(ec2emo(*asked).out)

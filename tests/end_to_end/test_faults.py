@@ -48,7 +48,8 @@ def test_a_connection_cut_right_after_the_launch_leaves_one_run(
 ) -> None:
     place, box = own_place
     deploying = place.ec2emo.start(
-        *("deploy", "v9_attention", "--on", place.where, "--data", str(place.data), "--name", "cut", *TINY)
+        *("deploy", "v9_attention", "--on", place.where, "--data", str(place.data), "--name", "cut", *TINY),
+        *("--epochs", "4000"),
     )
     eventually((place.dir("cut") / what).exists)
     box.stop()

@@ -31,8 +31,7 @@ def backed(cloud: Cloud, renting: Ec2emo) -> Ec2emo:
 def deploy(ec2emo: Ec2emo, data: Path, name: str, *options: str, epochs: int) -> None:
     chosen = ("--on", "ec2", "--data", str(data), "--name", name, "--epochs", str(epochs), "--yes")
     types = ("--instance-type", "g4dn.xlarge", "--instance-type", "g5.xlarge")
-    patient = ("--set", f"patience={epochs}")  # so that it does not stop by itself
-    ec2emo("deploy", "v9_attention", *chosen, *types, *TINY, *patient, "--allow-cpu", *options)
+    ec2emo("deploy", "v9_attention", *chosen, *types, *TINY, "--allow-cpu", *options)
 
 
 def the_machine(cloud: Cloud) -> Instance:

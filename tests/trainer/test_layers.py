@@ -45,12 +45,43 @@ def test_a_convolution_of_real_frames_alone_is_keras_own_and_so_are_its_gradient
         np.testing.assert_allclose(a, b * mask[..., None] if a.shape == x.shape else b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("taps", [4, 5])
+def test_a_convolution_with_fewer_products_rounds_little_at_the_size_of_a_speech_encoder(taps: int) -> None:
+    import tensorflow as tf
+
+    from trainer.layers import winograd
+
+    random = np.random.default_rng(0)
+    frames = random.standard_normal((400 + taps - 1, 768), dtype=np.float32)
+    kernel = random.standard_normal((taps, 768, 128), dtype=np.float32) / np.float32(np.sqrt(taps * 768))
+    asked = random.standard_normal((400, 128), dtype=np.float32) / 20
+    weights = tf.Variable(kernel)
+    starts = np.arange(0, 400, winograd.OUTPUTS)
+    with tf.GradientTape() as tape:
+        found = winograd.convolve(
+            tf.constant(frames[np.arange(winograd.points(taps))[:, None] + starts]), weights
+        )
+    exact = sum(frames[j : j + 400].astype(float) @ kernel[j] for j in range(taps))
+    gradient = np.stack([frames[j : j + 400].astype(float).T @ asked for j in range(taps)])
+    for a, b in ((found, exact), (tape.gradient(found, weights, asked), gradient)):
+        assert np.sqrt(np.mean(np.square(a - b))) < 3e-6 * np.std(b)
+
+
 def test_a_convolution_that_would_not_keep_all_frames_is_refused() -> None:
     from trainer.layers import MaskedConv1D
 
     for asked in ({"padding": "valid"}, {"strides": 2}, {"groups": 2}):
         with pytest.raises(ValueError, match="keeps all frames"):
             MaskedConv1D(4, 3, **{"padding": "same", **asked})
+
+
+def test_masking_says_which_frames_are_padding_and_leaves_them() -> None:
+    from trainer.layers import Masking
+
+    x = np.array([[[0.0, 1.0], [0.0, 0.0], [-1.0, 0.0], [0.0, 0.0]]], np.float32)
+    out = Masking(0.0)(x)
+    assert np.asarray(out).tolist() == x.tolist()
+    assert np.asarray(out._keras_mask).tolist() == [[True, False, True, False]]
 
 
 def test_a_pooled_frame_is_real_if_any_of_its_frames_was_and_padding_never_wins() -> None:
@@ -218,6 +249,7 @@ def test_every_layer_is_made_again_from_what_it_says_of_itself() -> None:
 
     made = [
         layers.MaskedConv1D(3, 5, padding="same", activation="relu"),
+        layers.Masking(0.0),
         layers.MaskedMaxPool1D(3),
         layers.MaskedMeanPool1D(3),
         layers.SelfAttention(4, scaled=False),

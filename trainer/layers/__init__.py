@@ -4,7 +4,7 @@ from trainer.layers.attention import AttentionMean, SelfAttention
 from trainer.layers.committee import Committee, CommitteeCrossentropy
 from trainer.layers.convolution import MaskedConv1D
 from trainer.layers.limit import Limit
-from trainer.layers.masked import MaskedMaxPool1D, MaskedMeanPool1D
+from trainer.layers.masked import MaskedMaxPool1D, MaskedMeanPool1D, Masking
 from trainer.layers.recurrent import Bidirectional
 from trainer.layers.spectrum import Channels, FlatChannels, SpectrumBlock
 from trainer.layers.statistics import AttentiveStatistics, ClipStandardization, SegmentStatistics
@@ -22,6 +22,7 @@ __all__ = [
     "MaskedConv1D",
     "MaskedMaxPool1D",
     "MaskedMeanPool1D",
+    "Masking",
     "SegmentStatistics",
     "SelfAttention",
     "SpectrumBlock",

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from trainer.layers import winograd
 from trainer.layers.device import on_gpu
 from trainer.layers.masked import PACKAGE, without_padding
 
@@ -38,8 +39,22 @@ class MaskedConv1D(keras.layers.Conv1D):  # type: ignore[misc]
             return without_padding(super().call(without_padding(inputs, mask)), mask)
         reach = self.dilation_rate[0] * (self.kernel_size[0] - 1)
         rows = _Rows.of(mask, before=reach // 2, after=reach - reach // 2)
-        found = ops.conv(rows.pack(inputs), self.kernel, padding="valid", dilation_rate=self.dilation_rate[0])
+        found = self._winograd(rows, inputs) if self._has_winograd() else self._convolved(rows, inputs)
         return rows.unpack(self.activation(found + self.bias if self.use_bias else found))
+
+    def _has_winograd(self) -> bool:
+        near = self.kernel_size[0] in winograd.TAPS and self.dilation_rate == (1,)
+        return near and self.compute_dtype == "float32"
+
+    def _winograd(self, rows: _Rows, inputs: Any) -> Any:
+        tiles = rows.pack(inputs, rows.tiles(winograd.OUTPUTS, winograd.points(self.kernel_size[0])))
+        return winograd.convolve(tiles, self.kernel)
+
+    def _convolved(self, rows: _Rows, inputs: Any) -> Any:
+        dilation = self.dilation_rate[0]
+        seen = rows.pack(inputs, rows.windows())
+        found = ops.conv(seen, self.kernel, padding="valid", dilation_rate=dilation)
+        return tf.reshape(found, (-1, self.filters))
 
 
 @dataclass(frozen=True)
@@ -77,26 +92,32 @@ class _Rows:
         )
         return cls(mask, source, tf.where(mask, places, 0), length, before, after)
 
-    def pack(self, x: Any) -> Any:
-        """(batch, frames, dim) to (batch, before + length + after, dim): rows overlap by what is seen."""
+    def windows(self) -> Any:
+        """(batch, before + length + after) places, for `pack`: rows overlap by what is seen."""
+        starts = tf.range(tf.shape(self.mask)[0]) * self.length
+        return starts[:, None] + tf.range(self.before + self.length + self.after)
+
+    def tiles(self, outputs: int, width: int) -> Any:
+        """(width, tiles) places, for `pack`: tiles begin at every `outputs`-th frame, a divisor of 8."""
+        return tf.range(width)[:, None] + tf.range(0, tf.size(self.source), outputs)
+
+    def pack(self, x: Any, places: Any) -> Any:
+        """(batch, frames, dim) to (*places, dim). The first place is the first that the first frame sees."""
         clips, frames = tf.unstack(tf.shape(self.mask))
         nothing = clips * frames
         source = tf.pad(self.source, [[self.before, self.after]], constant_values=nothing)
-        width = self.before + self.length + self.after
-        windows = tf.range(clips)[:, None] * self.length + tf.range(width)
-        return tf.gather(_and_zeros(x), tf.gather(source, windows))
+        return tf.gather(_and_zeros(x), tf.gather(source, places))
 
     def unpack(self, x: Any) -> Any:
-        """(batch, length, dim) to (batch, frames, dim), zeros in the padding."""
+        """(batch * length, dim) to (batch, frames, dim), zeros in the padding."""
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def unpack(x: Any) -> tuple[Any, Callable[[Any], Any]]:
             def gradient(dy: Any) -> Any:
                 # Each frame lies in one place: what TensorFlow would add up is read instead.
-                return tf.reshape(tf.gather(_and_zeros(dy), self.source), tf.shape(x))
+                return tf.gather(_and_zeros(dy), self.source)
 
-            found = tf.gather(tf.reshape(x, (-1, x.shape[-1])), self.places)
-            return without_padding(found, self.mask), gradient
+            return without_padding(tf.gather(x, self.places), self.mask), gradient
 
         return unpack(x)
 

@@ -1,4 +1,4 @@
-"""Pooling over frames that knows padding from clip."""
+"""Which frames are padding, and pooling that knows them from clip."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 PACKAGE = "ec2emo"
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Masking(keras.layers.Masking):  # type: ignore[misc]
+    """Frames of nothing but zeros are padding. Zeros they are: Keras' own writes them once more."""
+
+    def call(self, inputs: Any) -> Any:
+        """The same."""
+        return tf.identity(inputs)
 
 
 class _Pool1D(keras.layers.Layer):  # type: ignore[misc]

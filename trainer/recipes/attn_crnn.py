@@ -81,10 +81,10 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import Bidirectional, MaskedConv1D, MaskedMaxPool1D, SelfAttention
+    from trainer.layers import Bidirectional, MaskedConv1D, MaskedMaxPool1D, Masking, SelfAttention
 
     inputs = keras.Input(shape, name="frames")
-    x = layers.Masking(0.0)(inputs)
+    x = Masking()(inputs)
     for filters in (params.filters1, params.filters2):
         x = MaskedConv1D(filters, params.kernel, padding="same", activation="relu")(x)
         x = MaskedMaxPool1D(2)(x)

@@ -100,10 +100,10 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import Bidirectional, MaskedConv1D, MaskedMaxPool1D
+    from trainer.layers import Bidirectional, MaskedConv1D, MaskedMaxPool1D, Masking
 
     inputs = keras.Input(shape, name="frames")
-    x = layers.Masking(0.0)(inputs)
+    x = Masking()(inputs)
     # The first alone is worth the rounding: it sees all dimensions of all frames.
     first = "mixed_bfloat16" if params.bfloat16 else None
     for filters, dtype in ((params.filters1, first), (params.filters2, None)):

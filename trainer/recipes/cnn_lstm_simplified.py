@@ -80,11 +80,11 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import Bidirectional
+    from trainer.layers import Bidirectional, Masking
 
     decay = keras.regularizers.L2(params.l2)
     inputs = keras.Input(shape, name="frames")
-    x = layers.Masking(0.0)(inputs)
+    x = Masking()(inputs)
     x = layers.BatchNormalization()(x)
     x = Bidirectional(
         layers.LSTM(

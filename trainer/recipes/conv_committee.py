@@ -119,12 +119,11 @@ def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
     """The compiled model: (batch, frames, dim) float32, zero-padded, to (batch, classes) probabilities."""
     # Imported here, so that a laptop without keras can list recipes and check parameters.
     import keras
-    from keras import layers
 
-    from trainer.layers import ClipStandardization, Committee, CommitteeCrossentropy
+    from trainer.layers import ClipStandardization, Committee, CommitteeCrossentropy, Masking
 
     inputs = keras.Input(shape, name="frames")
-    frames = layers.Masking(0.0)(inputs)
+    frames = Masking()(inputs)
     views = [frames, ClipStandardization()(frames)]
     if is_spectrum(params.features, shape[1]):
         members = [_spectrum_net(views, classes, params) for _ in range(params.spectrum_members)]

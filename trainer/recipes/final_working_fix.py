@@ -89,10 +89,10 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import Bidirectional
+    from trainer.layers import Bidirectional, Masking
 
     inputs = keras.Input(shape, name="frames")
-    x = layers.Masking(0.0)(inputs)
+    x = Masking()(inputs)
     x = Bidirectional(layers.LSTM(params.units1, return_sequences=True), bfloat16=params.bfloat16)(x)
     x = Bidirectional(layers.LSTM(params.units2), bfloat16=params.bfloat16)(x)
     x = layers.Dense(params.dense1, activation="relu")(x)

@@ -69,11 +69,11 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import AttentionMean, Bidirectional
+    from trainer.layers import AttentionMean, Bidirectional, Masking
 
     decay = keras.regularizers.L2(params.l2)
     inputs = keras.Input(shape, name="frames")
-    x = layers.Masking(0.0)(inputs)
+    x = Masking()(inputs)
     x = Bidirectional(
         layers.LSTM(params.units, return_sequences=True, recurrent_dropout=params.recurrent_dropout),
         bfloat16=params.bfloat16,

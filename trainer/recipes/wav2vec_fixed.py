@@ -90,7 +90,7 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import Bidirectional, Limit, MaskedConv1D, MaskedMaxPool1D, SelfAttention
+    from trainer.layers import Bidirectional, Limit, MaskedConv1D, MaskedMaxPool1D, Masking, SelfAttention
 
     def lstm(units: int, largest_norm: float) -> Any:
         limit = keras.constraints.MaxNorm(largest_norm)
@@ -105,7 +105,7 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
         )
 
     inputs = keras.Input(shape, name="frames")
-    x = layers.Masking(0.0)(inputs)
+    x = Masking()(inputs)
     x = MaskedConv1D(params.filters, params.kernel, padding="same", activation="relu")(x)
     x = MaskedMaxPool1D(2)(x)
     x = layers.LayerNormalization(epsilon=1e-6)(x)
