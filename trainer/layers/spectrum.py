@@ -14,7 +14,7 @@ from trainer.layers.masked import PACKAGE, without_padding
 class SpectrumBlock(keras.layers.Layer):  # type: ignore[misc]
     """Convolution over time and frequency, the larger of two neighbouring bins, BatchNormalization, ReLU.
 
-    Of time every `stride`-th frame is kept, of frequency half. Padding is zeros before and after.
+    Of time every `stride`-th frame is kept, of frequency half. Padding is to be zeros, and is zeros after.
     """
 
     def __init__(self, filters: int, kernel: int = 3, stride: int = 1, **kwargs: Any) -> None:
@@ -39,7 +39,7 @@ class SpectrumBlock(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: Any, mask: Any = None, training: bool = False) -> Any:
         """(batch, frames, bins, channels) to (batch, frames / stride, bins / stride / 2, filters)."""
         around = [(self.kernel - 1) // 2, self.kernel // 2]
-        x = ops.pad(without_padding(inputs, mask), [[0, 0], around, around, [0, 0]])
+        x = ops.pad(inputs, [[0, 0], around, around, [0, 0]])
         x = self.normalization(self.pool(self.convolution(x)), training=training)
         return without_padding(ops.relu(x), self.compute_mask(inputs, mask))
 
