@@ -175,6 +175,18 @@ def test_a_spectrum_s_block_says_its_shape_and_halves_the_mask() -> None:
         assert not np.asarray(out)[~kept].any()
 
 
+def test_neighbouring_bands_of_views_become_their_mean() -> None:
+    from trainer.layers import Channels
+
+    x = np.arange(10, dtype=np.float32).reshape(1, 2, 5)
+    layer = Channels(2)
+    out = np.asarray(layer([x, -x]))
+    assert out[..., 0].tolist() == [[[0.5, 2.5, 4], [5.5, 7.5, 9]]]
+    assert out[..., 1].tolist() == (-out[..., 0]).tolist()
+    assert out.shape == layer.compute_output_shape([x.shape, x.shape])
+    assert np.asarray(Channels()([x, -x]))[..., 1].tolist() == (-x).tolist()
+
+
 def test_each_member_of_a_committee_learns_as_if_it_were_alone() -> None:
     import keras
     import tensorflow as tf
@@ -259,7 +271,7 @@ def test_every_layer_is_made_again_from_what_it_says_of_itself() -> None:
         layers.AttentiveStatistics(4, units=5),
         layers.SegmentStatistics(3),
         layers.SpectrumBlock(3, kernel=5, stride=2),
-        layers.Channels(),
+        layers.Channels(2),
         layers.FlatChannels(),
     ]
     for layer in made:

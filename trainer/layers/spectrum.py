@@ -60,23 +60,35 @@ class SpectrumBlock(keras.layers.Layer):  # type: ignore[misc]
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class Channels(keras.layers.Layer):  # type: ignore[misc]
-    """Views of the same frames, (batch, frames, dim) each, as channels: (batch, frames, dim, views)."""
+    """Views of the same frames, (batch, frames, dim) each, as channels: (batch, frames, bins, views).
 
-    def __init__(self, **kwargs: Any) -> None:
+    A bin is the mean of `width` neighbouring dimensions, the last of those that are left.
+    """
+
+    def __init__(self, width: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
+        self.width = width
 
     def call(self, inputs: list[Any]) -> Any:
-        """Stack."""
-        return ops.stack(inputs, axis=-1)
+        """Stack, then mean."""
+        stacked = ops.stack(inputs, axis=-1)
+        if self.width == 1:
+            return stacked
+        return ops.average_pool(stacked, (1, self.width), padding="same", data_format="channels_last")
 
     def compute_mask(self, inputs: list[Any], previous_mask: Any = None) -> Any:
         """That of the first: they are views of the same frames."""
         return previous_mask[0] if previous_mask else None
 
     def compute_output_shape(self, input_shape: list[Any]) -> Any:
-        """One dimension more."""
-        return (*input_shape[0], len(input_shape))
+        """Bins, rounded up, and one dimension more."""
+        batch, frames, dim = input_shape[0]
+        return (batch, frames, -(-dim // self.width), len(input_shape))
+
+    def get_config(self) -> dict[str, Any]:
+        """All that `__init__` needs."""
+        return {**super().get_config(), "width": self.width}
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

@@ -8,6 +8,7 @@ while one person speaks. Residual dilated convolutions follow, and attentive sta
   segments join the attentive ones, so that order is not lost. A linear classifier of the segments' statistics
   alone votes too. Members learn each for itself, and the mean of their probabilities answers.
 * Where frames are a spectrum, convolutions over time and frequency come first, and one net is enough work.
+  Of more than 64 bands, neighbours become one, so that this takes no longer than `v9_attention`.
 
 Which of the two it is `features` says, and for `auto` the number of dimensions does: 23, 26, 40, 60, 64, 80,
 120 and 128 are how many bands mel spectrograms have, all else is an embedding.
@@ -35,7 +36,7 @@ from trainer.recipes._fields import at_least_zero, check, choice, half, percent,
 from trainer.schedule import Plan
 
 TAG = "committee"
-EPOCHS = 30
+EPOCHS = 24
 BATCH_SIZE = 32
 
 DILATIONS = (1, 2, 4)
@@ -48,6 +49,9 @@ class Params:
     features: str = choice("auto", "what neighbouring dimensions are", FEATURES)
     members: int = positive(2, "nets that vote on embeddings, beside the linear one")
     spectrum_members: int = positive(1, "nets that vote on spectra")
+    bands: int = positive(
+        64, "bands of a spectrum that are kept; of twice as many, means of two"
+    )
     filters1: int = positive(24, "filters of a spectrum's first convolution; the next have twice, four times")
     filters2: int = positive(128, "filters of the convolutions over time")
     attention: int = positive(64, "units that attention is computed with")
@@ -126,7 +130,7 @@ def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
     frames = Masking()(inputs)
     views = [frames, ClipStandardization()(frames)]
     if is_spectrum(params.features, shape[1]):
-        members = [_spectrum_net(views, classes, params) for _ in range(params.spectrum_members)]
+        members = [_spectrum_net(views, shape[1], classes, params) for _ in range(params.spectrum_members)]
     else:
         members = [_embedding_net(views, classes, params) for _ in range(params.members)]
         members.append(_linear(frames, classes, params))
@@ -153,13 +157,13 @@ def _embedding_net(views: list[Any], classes: int, params: Params) -> Any:
     return _classifier(layers.Concatenate()([_attentive(x, params), ordered]), classes, params)
 
 
-def _spectrum_net(views: list[Any], classes: int, params: Params) -> Any:
+def _spectrum_net(views: list[Any], dim: int, classes: int, params: Params) -> Any:
     """Logits."""
     from keras import layers
 
     from trainer.layers import Channels, FlatChannels, SpectrumBlock
 
-    x = Channels()(views)
+    x = Channels(max(1, dim // params.bands))(views)
     for times, kernel, stride in ((1, 5, 2), (2, 3, 1), (4, 3, 1)):
         x = SpectrumBlock(params.filters1 * times, kernel, stride)(x)
         x = layers.SpatialDropout2D(params.channel_dropout)(x)
