@@ -22,7 +22,7 @@ TAPS = (4, 5)
 # Small, and of small inverses, to keep rounding small; infinity is one more.
 _POINTS = (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)
 
-Matrix = npt.NDArray[np.float64]
+Matrix = npt.NDArray[np.floating[Any]]
 
 
 def points(taps: int) -> int:
