@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from trainer.layers.masked import PACKAGE, without_padding
+from trainer.layers.masked import PACKAGE, frame_weights
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -41,7 +41,9 @@ class SpectrumBlock(keras.layers.Layer):  # type: ignore[misc]
         around = [(self.kernel - 1) // 2, self.kernel // 2]
         x = ops.pad(inputs, [[0, 0], around, around, [0, 0]])
         x = self.normalization(self.pool(self.convolution(x)), training=training)
-        return without_padding(ops.relu(x), self.compute_mask(inputs, mask))
+        x = ops.relu(x)
+        # Times 0: to choose by the mask, as `without_padding` does, takes five times as long with bins.
+        return x if mask is None else x * frame_weights(inputs, mask)[:, :: self.stride, :, None]
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """Of the frames that are kept."""
