@@ -36,7 +36,7 @@ from trainer.recipes._fields import at_least_zero, check, choice, half, percent,
 from trainer.schedule import Plan
 
 TAG = "committee"
-EPOCHS = 22
+EPOCHS = 20
 BATCH_SIZE = 32
 
 DILATIONS = (1, 2, 4)
