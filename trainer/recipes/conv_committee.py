@@ -76,7 +76,7 @@ class Params:
     length_percentile: float = percent(100.0, "percentile of the training lengths that clips are brought to")
     validation: float = half(0.1, "share of clips that validate")
     patience: int = positive(1000, "epochs without a better val_accuracy that end the run")
-    lr: float = positive(1e-3, "learning rate after the warm-up")
+    lr: float = positive(2e-3, "learning rate after the warm-up")
     warmup: float = half(0.1, "share of the epochs that the warm-up takes")
     weight_decay: float = at_least_zero(1e-3, "of AdamW")
     clipnorm: float = positive(5.0, "largest norm of a gradient")
