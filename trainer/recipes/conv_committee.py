@@ -74,7 +74,7 @@ class Params:
     warp: float = share(0.1, "share by which a spectrum's frequencies may")
     masks: int = at_least_zero(1, "blanked spans of frames, and of dimensions")
     length_percentile: float = percent(100.0, "percentile of the training lengths that clips are brought to")
-    validation: float = half(0.1, "share of clips that validate")
+    validation: float = half(0.2, "share of clips that validate")
     patience: int = positive(1000, "epochs without a better val_accuracy that end the run")
     lr: float = positive(2e-3, "learning rate after the warm-up")
     warmup: float = half(0.1, "share of the epochs that the warm-up takes")
