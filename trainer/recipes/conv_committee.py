@@ -49,9 +49,7 @@ class Params:
     features: str = choice("auto", "what neighbouring dimensions are", FEATURES)
     members: int = positive(2, "nets that vote on embeddings, beside the linear one")
     spectrum_members: int = positive(1, "nets that vote on spectra")
-    bands: int = positive(
-        64, "bands of a spectrum that are kept; of twice as many, means of two"
-    )
+    bands: int = positive(64, "bands of a spectrum that are kept; of twice as many, means of two")
     filters1: int = positive(24, "filters of a spectrum's first convolution; the next have twice, four times")
     filters2: int = positive(128, "filters of the convolutions over time")
     attention: int = positive(64, "units that attention is computed with")
