@@ -19,6 +19,7 @@ from typing import IO, Protocol, Self
 
 READ_LIMIT = 1 << 20
 COPY_CHUNK = 1 << 18
+GRACE = 3  # seconds that a server has to end by itself
 
 Input = bytes | Iterable[bytes]
 PortIn = Callable[[str], int | None]
@@ -174,10 +175,16 @@ class LocalShell:
         )
         assert process.stdin is not None and process.stdout is not None
         try:
-            yield listening(iter(process.stdout.readline, b""), port_in)
+            try:
+                found = listening(iter(process.stdout.readline, b""), port_in)
+            except BaseException:
+                process.stdout.close()
+                raise
+            # Read to its end, and not closed before: a server may fail at its last words, and so go on.
+            threading.Thread(target=_read_lines, args=(process.stdout, None), daemon=True).start()
+            yield found
         finally:
             process.stdin.close()
-            process.stdout.close()
             process.wait()
 
     def close(self) -> None:
@@ -205,8 +212,14 @@ def listening(lines: Iterable[bytes], port_in: PortIn) -> int:
 
 
 def watched(argv: Sequence[str]) -> list[str]:
-    """A command that ends with its standard input: with the line, the client, or the block that began it."""
-    script = 'exec 3<&0; "$@" </dev/null & pid=$!; (cat; kill $pid) <&3 >/dev/null 2>&1 & wait $pid'
+    """A command that ends with its standard input: with the line, the client, or the block that began it.
+    It is asked to, and ended `GRACE` seconds later where it has not.
+    """
+    ends = f"(cat; kill $pid; sleep {GRACE}; kill -9 $pid)"
+    script = (
+        f'exec 3<&0; "$@" </dev/null & pid=$!; {ends} <&3 >/dev/null 2>&1 & watcher=$!; '
+        "wait $pid; code=$?; kill $watcher 2>/dev/null; exit $code"
+    )
     return ["sh", "-c", script, "serve", *argv]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import socket
 import sys
 import urllib.request
@@ -157,6 +158,14 @@ def test_a_server_is_reached_on_loopback_and_gone_with_the_block(shell: Shell, t
     eventually(lambda: not Path(f"/proc/{pids[0]}").exists())
     idle.close()
     assert shell.run(["echo", "still"]).out == b"still\n"
+
+
+def test_a_server_that_does_not_end_when_it_is_asked_to_is_ended(shell: Shell, tmp_path: Path) -> None:
+    deaf = "trap '' TERM; echo $$ > pid; echo listens on 9.; while :; do sleep 1; done"
+    with shell.serve(["sh", "-c", f"cd {shlex.quote(str(tmp_path))}; {deaf}"], port_in):
+        pid = (tmp_path / "pid").read_text().strip()
+        assert Path(f"/proc/{pid}").exists()
+    eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
 def test_a_server_that_does_not_start_says_why(shell: Shell) -> None:
