@@ -8,8 +8,8 @@ while one person speaks. Residual dilated convolutions follow, and attentive sta
   segments join the attentive ones, so that order is not lost. A linear classifier of the segments' statistics
   alone votes too. Members learn each for itself, and the mean of their probabilities answers.
 * Where frames are a spectrum, convolutions over time and frequency come first, and one net is enough work.
-  `bands=64` makes one of two neighbouring bands of 128: with `lr=2e-3` and 20 epochs that takes a third of
-  the time, and costs about five points (docs/results.md).
+  `bands=64` makes one of two neighbouring bands of 128: with `lr=2e-3` and 20 epochs that takes half of
+  the time, and costs five to ten points (docs/results.md).
 
 Which of the two it is `features` says, and for `auto` the number of dimensions does: 23, 26, 40, 60, 64, 80,
 120 and 128 are how many bands mel spectrograms have, all else is an embedding.
