@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from tests.cloud.cloud import Cloud
 
 # A small model, and no run ends of itself before its last epoch, however long others take to look at it.
-TINY = ("--set", "units=4", "--set", "dense1=8", "--set", "dense2=8", "--batch-size", "8")
-TINY += ("--set", "patience=4000")
+TINY = (
+    *("--set", "units=4", "--set", "dense1=8", "--set", "dense2=8", "--batch-size", "8"),
+    *("--set", "patience=4000"),
+)
 
 
 @pytest.fixture(scope="session")
