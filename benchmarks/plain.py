@@ -23,10 +23,11 @@ def layers() -> Iterator[None]:
     """
     import keras
 
-    from trainer.layers import AttentionMean, Bidirectional, MaskedConv1D, Masking
+    from trainer.layers import AttentionMean, Bidirectional, MaskedConv1D, Masking, NormalizedBidirectional
 
     with (
         mock.patch.object(Bidirectional, "call", keras.layers.Bidirectional.call),
+        mock.patch.object(NormalizedBidirectional, "call", _normalized),
         mock.patch.object(MaskedConv1D, "call", _convolution),
         mock.patch.object(Masking, "call", keras.layers.Masking.call),
         mock.patch.object(AttentionMean, "call", _attention_mean),
@@ -43,6 +44,13 @@ def main(argv: list[str]) -> int:
 
     with layers(), mock.patch.object(recipes, "preparation", padded):
         return trainer.main(argv)
+
+
+def _normalized(self: Any, sequences: Any, mask: Any = None, training: bool | None = None) -> Any:
+    import keras
+
+    x = self.normalization(sequences, training=training, mask=mask)
+    return keras.layers.Bidirectional.call(self, x, mask=mask, training=training)
 
 
 def _convolution(self: Any, inputs: Any, mask: Any = None) -> Any:

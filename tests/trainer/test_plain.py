@@ -14,7 +14,7 @@ from trainer import recipes
 from .runs import tiny
 
 
-@pytest.mark.parametrize("name", ["v9_attention", "attn_crnn_v2", "wav2vec_fixed"])
+@pytest.mark.parametrize("name", ["v9_attention", "attn_crnn_v2", "cnn_lstm_simplified", "wav2vec_fixed"])
 def test_plain_keras_answers_and_learns_as_our_layers_do(name: str) -> None:
     import keras
     import tensorflow as tf

@@ -181,6 +181,58 @@ def test_what_is_dropped_of_all_clips_changes_from_batch_to_batch_and_not_when_p
     assert type(layer).from_config(layer.get_config()).shared_dropout
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("masked", "dropout", "recurrent", "share"),
+    [
+        (True, 0.0, 0.0, False),
+        (True, 0.4, 0.3, False),
+        (True, 0.4, 0.3, True),
+        (False, 0.4, 0.0, False),
+        (False, 0.0, 0.3, False),
+    ],
+)
+def test_normalising_inside_is_normalising_before(
+    masked: bool, dropout: float, recurrent: float, share: bool, training: bool
+) -> None:
+    import keras
+
+    from trainer import layers
+
+    first, second = pair(dropout=dropout, recurrent_dropout=recurrent)
+    lstm = keras.layers.LSTM(UNITS, return_sequences=True, dropout=dropout, recurrent_dropout=recurrent)
+    if share:
+        first = layers.Bidirectional(lstm, shared_dropout=True)
+        first.build((None, None, DIM))
+        first.set_weights(second.get_weights())
+    inside = layers.NormalizedBidirectional(lstm, shared_dropout=share)
+    before = keras.layers.BatchNormalization()
+    for layer in (inside, before):
+        layer.build((None, None, DIM))
+    random = np.random.default_rng(4)
+    # Not those that it begins with, which would hide a factor that is missing.
+    statistics = [random.uniform(0.5, 2, DIM) for _ in before.weights]
+    before.set_weights(statistics)
+    inside.set_weights([*first.get_weights(), *statistics])
+    same_draws(first, inside)
+
+    class Chain:
+        """The two layers, as `outcome` takes one."""
+
+        trainable_weights = [*first.trainable_weights, *before.trainable_weights]
+        compute_output_shape = first.compute_output_shape
+
+        def __call__(self, x: Any, mask: Any, training: bool) -> Any:
+            return first(before(x, mask=mask, training=training), mask=mask, training=training)
+
+    x, mask = clips()
+    real = mask if masked else None
+    assert_equal(outcome(Chain(), x, real, training), outcome(inside, x, real, training))
+    assert_equal(before.weights, inside.normalization.weights)
+    moved = not np.allclose(before.moving_mean, statistics[2])
+    assert moved == training
+
+
 def test_a_graph_for_cudnn_is_made_of_what_is_left_without_dropout() -> None:
     """It runs on a GPU alone; that it can be made, with these shapes, shows that Keras still takes it so."""
     import tensorflow as tf

@@ -5,7 +5,7 @@ from trainer.layers.committee import Committee, CommitteeCrossentropy
 from trainer.layers.convolution import MaskedConv1D
 from trainer.layers.limit import Limit
 from trainer.layers.masked import MaskedMaxPool1D, MaskedMeanPool1D, Masking
-from trainer.layers.recurrent import Bidirectional
+from trainer.layers.recurrent import Bidirectional, NormalizedBidirectional
 from trainer.layers.spectrum import Channels, FlatChannels, SpectrumBlock
 from trainer.layers.statistics import AttentiveStatistics, ClipStandardization, SegmentStatistics
 
@@ -23,6 +23,7 @@ __all__ = [
     "MaskedMaxPool1D",
     "MaskedMeanPool1D",
     "Masking",
+    "NormalizedBidirectional",
     "SegmentStatistics",
     "SelfAttention",
     "SpectrumBlock",

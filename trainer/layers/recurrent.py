@@ -66,14 +66,16 @@ class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
             raise ValueError("this layer starts from zeros")
         frames = _Frames.of(sequences, mask)
         rows = frames.pack(sequences)
+        affine = self._affine(rows, bool(training))
         sides = []
         for one in (self.forward_layer, self.backward_layer):
             weights, inputs, hidden = _dropped_out(one.cell, sequences, bool(training), self.shared_dropout)
             if on_gpu() and hidden is None and (inputs is None or len(inputs) == 1):
-                kept = sequences if inputs is None else sequences * inputs[0][:, None]
+                kept = sequences if affine is None else sequences * affine[0] + affine[1]
+                kept = kept if inputs is None else kept * inputs[0][:, None]
                 sides.append(_by_cudnn(one, kept, mask, weights))
             else:
-                shares = _shares(rows, frames.clips, weights, inputs, self.bfloat16)
+                shares = _shares(rows, frames.clips, weights, inputs, affine, self.bfloat16)
                 states = _recurrence(shares, weights[1], hidden, *frames.steps(one.go_backwards))
                 sides.append(
                     frames.in_time(states, one.go_backwards) if self.return_sequences else states[-1]
@@ -81,10 +83,64 @@ class Bidirectional(keras.layers.Bidirectional):  # type: ignore[misc]
         found = tf.concat(sides, axis=-1)
         return without_padding(found, mask) if self.return_sequences else found
 
+    def _affine(self, rows: Any, training: bool) -> tuple[Any, Any] | None:
+        """What inputs are multiplied by, and what is added, (dim,) each, before all else; None is nothing.
+
+        `rows` (rows, dim) are the real frames.
+        """
+        return None
+
     def get_config(self) -> dict[str, Any]:
         """All that `__init__` needs."""
         own = {"bfloat16": self.bfloat16, "shared_dropout": self.shared_dropout}
         return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class NormalizedBidirectional(Bidirectional):
+    """BatchNormalization, then `Bidirectional`, with the result of the two layers.
+
+    A dimension is normalised by a factor and a summand. Here the kernel takes the factor and the bias the
+    summand, so that frames that are data are multiplied as they are: there is no gradient of theirs to
+    compute, which of the three products of a step with all frames is one.
+    """
+
+    def __init__(self, layer: Any, **kwargs: Any) -> None:
+        super().__init__(layer, **kwargs)
+        self.normalization = _Normalization(name="normalization")
+
+    def build(self, sequences_shape: Any, initial_state_shape: Any = None) -> None:
+        """The normalisation's weights too."""
+        self.normalization.build(sequences_shape)
+        super().build(sequences_shape, initial_state_shape)
+
+    def _affine(self, rows: Any, training: bool) -> tuple[Any, Any] | None:
+        return self.normalization.affine(rows, training)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class _Normalization(keras.layers.BatchNormalization):  # type: ignore[misc]
+    """Over real frames, as Keras normalises those of a mask."""
+
+    def affine(self, rows: Any, training: bool) -> tuple[Any, Any]:
+        """The factor and the summand of each dimension, (dim,) each, for frames (rows, dim).
+
+        In training by the frames' own mean and variance, and the moving ones follow.
+        """
+        mean, variance = (tf.convert_to_tensor(w) for w in (self.moving_mean, self.moving_variance))
+        if training and self.trainable:
+            # Keras adds the same, for a batch that has no frame.
+            count = tf.cast(tf.shape(rows)[0], rows.dtype) + keras.config.epsilon()
+            now = tf.reduce_sum(rows, 0) / count
+            spread = tf.reduce_sum(tf.square(rows - now), 0) / count
+            for moving, before, found in (
+                (self.moving_mean, mean, now),
+                (self.moving_variance, variance, spread),
+            ):
+                moving.assign(before * self.momentum + found * (1 - self.momentum))
+            mean, variance = now, spread
+        factor = tf.convert_to_tensor(self.gamma) * tf.math.rsqrt(variance + self.epsilon)
+        return factor, tf.convert_to_tensor(self.beta) - mean * factor
 
 
 def _refuse_others(layer: Any) -> None:
@@ -191,12 +247,26 @@ def _masked(kernel: Any, masks: Any) -> Any:
     return tf.concat([k * mask[0][:, None] for k, mask in zip(kernels, tf.unstack(masks), strict=True)], -1)
 
 
-def _shares(rows: Any, clips: Any, weights: Sequence[Any], inputs: Any, bfloat16: bool) -> Any:
+def _shares(rows: Any, clips: Any, weights: Sequence[Any], inputs: Any, affine: Any, bfloat16: bool) -> Any:
     """What inputs give to all gates: (rows, dim) to (rows, 4 * units)."""
     kernel, _, bias = weights
+    if affine is not None:
+        factor, summand = affine
+        bias = bias + _constant(summand, clips, kernel, inputs)
+        kernel = factor[:, None] * kernel
     if inputs is None:
         return _multiplied(rows, kernel, bfloat16) + bias
     return _dropped(rows, clips, kernel, inputs, bfloat16) + bias
+
+
+def _constant(summand: Any, clips: Any, kernel: Any, inputs: Any) -> Any:
+    """What one and the same frame, `summand` (dim,), gives in every place: (1 or rows, 4 * units)."""
+    if inputs is None:
+        return tf.matmul(summand[None], kernel)
+    # For every clip once: of it the same dimensions are dropped in all frames.
+    batch = tf.shape(inputs)[1]
+    repeated = tf.tile(summand[None], (batch, 1))
+    return tf.gather(_dropped(repeated, tf.range(batch), kernel, inputs, bfloat16=False), clips)
 
 
 def _multiplied(x: Any, kernel: Any, bfloat16: bool) -> Any:

@@ -80,13 +80,12 @@ def build(shape: tuple[int | None, int], classes: int, params: Params) -> Any:
     import keras
     from keras import layers
 
-    from trainer.layers import Bidirectional, Masking
+    from trainer.layers import Masking, NormalizedBidirectional
 
     decay = keras.regularizers.L2(params.l2)
     inputs = keras.Input(shape, name="frames")
     x = Masking()(inputs)
-    x = layers.BatchNormalization()(x)
-    x = Bidirectional(
+    x = NormalizedBidirectional(
         layers.LSTM(
             params.units,
             return_sequences=True,

@@ -1,17 +1,15 @@
 """Small convolutional nets that vote, trained on ever changing clips for speakers never heard.
 
 Each frame is seen twice, as it is and standardised over its own clip, which takes away what stays the same
-while one person speaks. Residual dilated convolutions follow, and attentive statistics of their frames
-(https://arxiv.org/abs/1803.10963).
+while one person speaks. Members learn each for itself, and the mean of their probabilities answers:
 
-* Where frames are an embedding, every `pool` frames become their mean first, and statistics of overlapping
-  segments join the attentive ones, so that order is not lost. A linear classifier of the segments' statistics
-  alone votes too. Members learn each for itself, and the mean of their probabilities answers.
-* Where frames are a spectrum, convolutions over time and frequency come first, and one net is enough work.
-  `bands=64` makes one of two neighbouring bands of 128: with `lr=2e-3` and 20 epochs that takes half of
-  the time, and costs five to ten points (docs/results.md).
+* Nets of frames: the mean of every `pool` frames, residual dilated convolutions, attentive statistics
+  (https://arxiv.org/abs/1803.10963) and those of overlapping segments, so that order is not lost.
+* Where frames are a spectrum, one of the nets sees it as a picture instead: convolutions over time and
+  frequency, of half as many bands, come before those over time.
+* A linear classifier of the segments' statistics.
 
-Which of the two it is `features` says, and for `auto` the number of dimensions does: 23, 26, 40, 60, 64, 80,
+Whether they are a spectrum `features` says, and for `auto` the number of dimensions: 23, 26, 40, 60, 64, 80,
 120 and 128 are how many bands mel spectrograms have, all else is an embedding.
 
 Before all that, frames are normalised by their speaker's voice as far as it was heard: by mean and deviation
@@ -37,7 +35,7 @@ from trainer.recipes._fields import at_least_zero, check, choice, half, percent,
 from trainer.schedule import Plan
 
 TAG = "committee"
-EPOCHS = 30
+EPOCHS = 16
 BATCH_SIZE = 32
 
 DILATIONS = (1, 2, 4)
@@ -48,20 +46,19 @@ class Params:
     """What may be set with `--set`. Raises ValueError for a value that no model can have."""
 
     features: str = choice("auto", "what neighbouring dimensions are", FEATURES)
-    members: int = positive(2, "nets that vote on embeddings, beside the linear one")
-    spectrum_members: int = positive(1, "nets that vote on spectra")
-    bands: int = positive(128, "bands of a spectrum that are kept; of twice as many, means of two")
-    filters1: int = positive(24, "filters of a spectrum's first convolution; the next have twice, four times")
+    members: int = positive(2, "nets that vote, beside the linear one; of a spectrum, one of them sees a picture")
+    bands: int = positive(64, "bands of that picture; of twice as many in the spectrum, means of two")
+    filters1: int = positive(12, "filters of the picture's first convolution; the next have twice, four times")
     filters2: int = positive(128, "filters of the convolutions over time")
     attention: int = positive(64, "units that attention is computed with")
     heads: int = positive(4, "attentive statistics of each net")
     segments: int = positive(8, "overlapping parts of a clip")
     pool: int = positive(4, "frames of an embedding that become one")
+    spectrum_pool: int = positive(2, "the same for spectra")
     bottleneck: int = positive(32, "dimensions whose statistics are taken in each segment")
     adapt: float = at_least_zero(5.0, "clips of a speaker that count as much as all others; 0 adapts to none")
     adapt_parts: int = positive(8, "parts of a clip that have a speaker's statistics of their own")
     alone: float = share(0.3, "share of training clips taken for all that is heard of their speaker")
-    channel_dropout: float = share(0.1, "dropout of whole channels between convolutions")
     dropout: float = share(0.3, "dropout of a net's statistics")
     linear_dropout: float = share(0.5, "dropout of the linear member's statistics")
     label_smoothing: float = share(0.1, "share of a label that is spread over all classes")
@@ -75,7 +72,7 @@ class Params:
     length_percentile: float = percent(100.0, "percentile of the training lengths that clips are brought to")
     validation: float = half(0.1, "share of clips that validate")
     patience: int = positive(1000, "epochs without a better val_accuracy that end the run")
-    lr: float = positive(1e-3, "learning rate after the warm-up")
+    lr: float = positive(2e-3, "learning rate after the warm-up")
     warmup: float = half(0.1, "share of the epochs that the warm-up takes")
     weight_decay: float = at_least_zero(1e-3, "of AdamW")
     clipnorm: float = positive(5.0, "largest norm of a gradient")
@@ -128,11 +125,13 @@ def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
     inputs = keras.Input(shape, name="frames")
     frames = Masking()(inputs)
     views = [frames, ClipStandardization()(frames)]
-    if is_spectrum(params.features, shape[1]):
-        members = [_spectrum_net(views, shape[1], classes, params) for _ in range(params.spectrum_members)]
-    else:
-        members = [_embedding_net(views, classes, params) for _ in range(params.members)]
-        members.append(_linear(frames, classes, params))
+    spectrum = is_spectrum(params.features, shape[1])
+    pool = params.spectrum_pool if spectrum else params.pool
+    members = [_linear(frames, classes, params)]
+    if spectrum:
+        members.append(_picture_net(views, shape[1], classes, params))
+    while len(members) <= params.members:
+        members.append(_frames_net(views, pool, classes, params))
     model = keras.Model(inputs, Committee(name="emotion")(members), name="conv_committee")
     model.compile(
         optimizer=keras.optimizers.AdamW(
@@ -144,28 +143,25 @@ def build(shape: tuple[int, int], classes: int, params: Params) -> Any:
     return model
 
 
-def _embedding_net(views: list[Any], classes: int, params: Params) -> Any:
+def _frames_net(views: list[Any], pool: int, classes: int, params: Params) -> Any:
     """Logits."""
     from keras import layers
 
     from trainer.layers import MaskedMeanPool1D, SegmentStatistics
 
-    x = MaskedMeanPool1D(params.pool)(layers.Concatenate()(views))
+    x = MaskedMeanPool1D(pool)(layers.Concatenate()(views))
     x = _residual(_convolution(x, params.filters2, kernel=5), params)
     ordered = SegmentStatistics(params.segments)(layers.Dense(params.bottleneck)(x))
     return _classifier(layers.Concatenate()([_attentive(x, params), ordered]), classes, params)
 
 
-def _spectrum_net(views: list[Any], dim: int, classes: int, params: Params) -> Any:
+def _picture_net(views: list[Any], dim: int, classes: int, params: Params) -> Any:
     """Logits."""
-    from keras import layers
-
     from trainer.layers import Channels, FlatChannels, SpectrumBlock
 
     x = Channels(max(1, dim // params.bands))(views)
     for times, kernel, stride in ((1, 5, 2), (2, 3, 1), (4, 3, 1)):
         x = SpectrumBlock(params.filters1 * times, kernel, stride)(x)
-        x = layers.SpatialDropout2D(params.channel_dropout)(x)
     x = _residual(_convolution(FlatChannels()(x), params.filters2), params)
     return _classifier(_attentive(x, params), classes, params)
 
@@ -185,8 +181,7 @@ def _residual(x: Any, params: Params) -> Any:
     from keras import layers
 
     for dilation in DILATIONS:
-        kept = layers.SpatialDropout1D(params.channel_dropout)(x)
-        x = layers.Add()([x, _convolution(kept, params.filters2, dilation=dilation)])
+        x = layers.Add()([x, _convolution(x, params.filters2, dilation=dilation)])
     return x
 
 
