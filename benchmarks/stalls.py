@@ -1,6 +1,6 @@
 """What an epoch consists of beside its steps, and the longest a run stands between two of them.
 
-    python -m benchmarks.stalls [--recipe NAME]… [--clips N] [--dim N] [--epochs N]
+    python -m benchmarks.stalls [--recipe NAME]… [--clips N] [--dim N] [--epochs N] [--give-back]
 
 Each recipe is trained as ever, by `python -m trainer` in a process of its own with all that it writes, on
 SYNTHETIC clips with the lengths of `benchmarks.loading`; a callback notes when a step ends, and the clock is
@@ -12,7 +12,8 @@ processor:
 * the rest: checkpoint, best model, manifest, curves, and the start of the next epoch's batches, which is what
   its first step takes longer than a median one
 
-The longest gap is that between the ends of two steps of one epoch.
+The longest gap is that between the ends of two steps of one epoch. With `--give-back` each recipe is trained
+a second time, without what `trainer.training.memory` does.
 """
 
 from __future__ import annotations
@@ -51,20 +52,22 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=640)
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--give-back", action="store_true", help="what it is worth that freed memory is kept")
     parser.add_argument("--only", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if asked.only:
-        _measured(asked.only)
+        _measured(asked.only, asked.give_back)
         return
     with tempfile.TemporaryDirectory() as folder:
         data = write_clips(Path(folder) / "data", asked.clips, asked.dim)
         print(f"{asked.clips} SYNTHETIC clips of {asked.dim} dimensions, {asked.epochs} epochs")
         for name in asked.recipe or ("v9_attention", "attn_crnn_v2"):
-            run = _written(Path(folder) / "runs" / name, name, data, asked.epochs)
-            argv = [sys.executable, "-m", "benchmarks.stalls", "--only", str(run.root)]
-            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-            _show(name, run)
+            for more in ([], ["--give-back"])[: 1 + asked.give_back]:
+                run = _written(Path(folder, "runs", "".join([name, *more])), name, data, asked.epochs)
+                argv = [sys.executable, "-m", "benchmarks.stalls", "--only", str(run.root), *more]
+                subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+                _show(" ".join([name, *more]), run)
 
 
 def _written(root: Path, recipe: str, data: Path, epochs: int) -> RunDir:
@@ -79,13 +82,16 @@ def _written(root: Path, recipe: str, data: Path, epochs: int) -> RunDir:
     return run
 
 
-def _measured(root: Path) -> None:
+def _measured(root: Path, give_back: bool) -> None:
     """Train, and leave in `marks.json` when each step ended and when each epoch was told."""
     import keras
 
     from trainer.__main__ import main as train
     from trainer.eventlog import EventLog
+    from trainer.training import memory
 
+    if give_back:
+        mock.patch.object(memory, "keep_freed").start()
     steps: list[Mark] = []
     told: list[Mark] = []
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import results_page
+from trainer.training import memory
 
 if TYPE_CHECKING:
     from trainer.data.dataset import Packed
@@ -45,6 +46,7 @@ def main() -> None:
         write(asked.page, asked.results)
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    memory.keep_freed()
     with tempfile.TemporaryDirectory() as folder:
         for path in sorted(asked.data.resolve().glob(f"{asked.files}.npz")):
             (Path(folder) / path.name).symlink_to(path)

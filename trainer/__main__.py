@@ -16,7 +16,7 @@ from pathlib import Path
 from trainer.contract import Attempt, ContractError, Ended, RunDir, Spec, Started, Status
 from trainer.eventlog import EventLog
 from trainer.imports import NOT_YET, without
-from trainer.training import turn
+from trainer.training import memory, turn
 from trainer.training.beginning import Beginning, begin, best_of
 from trainer.training.stopping import RunFailed, Stop, StopRequested
 
@@ -60,6 +60,7 @@ def _attempt(run: RunDir, spec: Spec, attempt: Attempt, log: EventLog, stop: Sto
         # TensorFlow's C++ side says much that concerns nobody, unless somebody asked for it.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+        memory.keep_freed()
         with without(*NOT_YET):
             from trainer.training import fit
 

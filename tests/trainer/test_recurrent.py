@@ -219,8 +219,9 @@ def test_normalising_inside_is_normalising_before(
     class Chain:
         """The two layers, as `outcome` takes one."""
 
-        trainable_weights = [*first.trainable_weights, *before.trainable_weights]
-        compute_output_shape = first.compute_output_shape
+        def __init__(self) -> None:
+            self.trainable_weights = [*first.trainable_weights, *before.trainable_weights]
+            self.compute_output_shape = first.compute_output_shape
 
         def __call__(self, x: Any, mask: Any, training: bool) -> Any:
             return first(before(x, mask=mask, training=training), mask=mask, training=training)

@@ -46,9 +46,11 @@ class Params:
     """What may be set with `--set`. Raises ValueError for a value that no model can have."""
 
     features: str = choice("auto", "what neighbouring dimensions are", FEATURES)
-    members: int = positive(2, "nets that vote, beside the linear one; of a spectrum, one of them sees a picture")
+    members: int = positive(
+        2, "nets that vote beside the linear one; one of them sees a spectrum as a picture"
+    )
     bands: int = positive(64, "bands of that picture; of twice as many in the spectrum, means of two")
-    filters1: int = positive(12, "filters of the picture's first convolution; the next have twice, four times")
+    filters1: int = positive(12, "filters of its first convolution; the next have twice, four times as many")
     filters2: int = positive(128, "filters of the convolutions over time")
     attention: int = positive(64, "units that attention is computed with")
     heads: int = positive(4, "attentive statistics of each net")
