@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,31 @@ def test_a_convolution_with_fewer_products_rounds_little_at_the_size_of_a_speech
     gradient = np.stack([frames[j : j + 400].astype(float).T @ asked for j in range(taps)])
     for a, b in ((found, exact), (tape.gradient(found, weights, asked), gradient)):
         assert np.sqrt(np.mean(np.square(a - b))) < 3e-6 * np.std(b)
+
+
+@pytest.mark.parametrize(
+    ("taps", "more", "fewer"),
+    [
+        (4, {}, True),
+        (5, {}, True),
+        (3, {}, False),
+        (5, {"dilation_rate": 2}, False),
+        (5, {"dtype": "mixed_float16"}, False),
+    ],
+)
+def test_near_taps_are_convolved_with_fewer_products(taps: int, more: dict[str, Any], fewer: bool) -> None:
+    """Results are the same either way, so it is seen by what the graph consists of."""
+    import tensorflow as tf
+
+    from trainer.layers import MaskedConv1D
+
+    layer = MaskedConv1D(4, taps, padding="same", **more)
+    layer.build((None, None, 3))
+    graph = tf.function(lambda x, mask: layer(x, mask=mask)).get_concrete_function(
+        tf.TensorSpec((None, None, 3), tf.float32), tf.TensorSpec((None, None), tf.bool)
+    )
+    kinds = {op.type for op in graph.graph.get_operations()}
+    assert ("Conv2D" in kinds) != fewer
 
 
 def test_a_convolution_that_would_not_keep_all_frames_is_refused() -> None:
