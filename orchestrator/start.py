@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import aliases, data, providers, remote
@@ -19,6 +20,7 @@ from orchestrator.connect import Ahead, open_shell
 from orchestrator.errors import BadRequest, RunFailed
 from orchestrator.machine import Machine
 from orchestrator.run import Asked, Run
+from orchestrator.settings import is_folder
 from orchestrator.shell import Shell
 from orchestrator.store import Store
 from trainer import contract
@@ -170,6 +172,14 @@ def _settle_data(
 
 def _look_again(store: Store, run: Run) -> Report:
     """The data of an earlier start, which must be what they were."""
+    if is_folder(run.data) and not Path(run.data).is_dir():
+        copied = store.is_narrowed(Path(run.data))
+        raise BadRequest(
+            f"{run.data}, which {run.id} was trained on, is no longer on this machine: "
+            + ("'ec2emo deploy --float16' of the same data makes it again" if copied else "put it back")
+            + ", or deploy a new run",
+            run=run.id,
+        )
     report = data.look(data.folder_of(run.data, store), store)
     if report.fingerprint != run.spec.fingerprint:
         raise BadRequest(

@@ -55,6 +55,10 @@ class Store:
         """Where the copy of a folder of data in float16 lies: what runs were trained on, and no cache."""
         return self.root / "float16" / f"{folder.name}-{_name_of(folder)}"
 
+    def is_narrowed(self, folder: Path) -> bool:
+        """Whether it is such a copy, or was."""
+        return folder.parent == self.root / "float16"
+
     def create(self, run: Run) -> None:
         """Write down a new run: of several at once with one name, one wins. Raises BadRequest."""
         folder = self.dir(run.id).root

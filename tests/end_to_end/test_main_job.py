@@ -210,6 +210,9 @@ def test_resume_refuses_data_that_have_changed(ec2emo: Ec2emo, data: Path, tmp_p
     place.deploy("--follow", name="changed", epochs=1)
     next(iter(sorted(mine.glob("*.npz")))).unlink()
     assert "content has changed" in ec2emo("resume", "changed", "--epochs", "1", code=2).err
+    shutil.rmtree(mine)
+    said = ec2emo("resume", "changed", "--epochs", "1", code=2).err
+    assert "no longer on this machine: put it back" in " ".join(said.split())
     assert [s["attempt"] for s in place.events("changed", "started")] == [1]
 
 
@@ -276,3 +279,7 @@ def test_a_copy_in_float16_trains_and_is_sent_again_to_a_host_that_lost_its_data
     planned = ("--on", place.where, "--data", str(place.data), "--plan", "--json")
     travels = json.loads(place.ec2emo("deploy", "v9_attention", *planned, "--float16").out)["travels"]
     assert (travels["bytes"], travels["sent_for"]) == (0, "narrow")
+    shutil.rmtree(data)
+    shutil.rmtree(place.ec2emo.home / "float16")
+    said = place.ec2emo("resume", "narrow", "--epochs", "1", code=2).err
+    assert "'ec2emo deploy --float16' of the same data makes it again" in " ".join(said.split())
