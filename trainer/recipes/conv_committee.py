@@ -6,7 +6,7 @@ while one person speaks. Members learn each for itself, and the mean of their pr
 * Nets of frames: the mean of every `pool` frames, residual dilated convolutions, attentive statistics
   (https://arxiv.org/abs/1803.10963) and those of overlapping segments, so that order is not lost.
 * Where frames are a spectrum, one of the nets sees it as a picture instead: convolutions over time and
-  frequency, of half as many bands, come before those over time.
+  frequency, in `bands` bands, come before those over time.
 * A linear classifier of the segments' statistics.
 
 Whether they are a spectrum `features` says, and for `auto` the number of dimensions: 23, 26, 40, 60, 64, 80,
@@ -50,7 +50,7 @@ class Params:
         2, "nets that vote beside the linear one; one of them sees a spectrum as a picture"
     )
     bands: int = positive(64, "bands of that picture; of twice as many in the spectrum, means of two")
-    filters1: int = positive(12, "filters of its first convolution; the next have twice, four times as many")
+    filters1: int = positive(12, "filters of its first convolution; the next have twice and four times as many")
     filters2: int = positive(128, "filters of the convolutions over time")
     attention: int = positive(64, "units that attention is computed with")
     heads: int = positive(4, "attentive statistics of each net")
