@@ -46,7 +46,10 @@ def main(argv: list[str]) -> int:
         return trainer.main(argv)
 
 
-def _normalized(self: Any, sequences: Any, mask: Any = None, training: bool | None = None) -> Any:
+def _normalized(
+    self: Any, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool | None = None
+) -> Any:
+    """As two layers; `initial_state` is there because Keras compares names with those of `build`."""
     import keras
 
     x = self.normalization(sequences, training=training, mask=mask)

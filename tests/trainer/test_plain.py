@@ -26,17 +26,17 @@ def test_plain_keras_answers_and_learns_as_our_layers_do(name: str) -> None:
     x = random.standard_normal((4, 32, 6), dtype=np.float32) * real[..., None]
     found = []
     for ours in (True, False):
-        keras.utils.set_random_seed(1)
-        model = recipe.build((None, 6), 3, params)
-
-        @tf.function
-        def step(model: Any = model) -> tuple[Any, ...]:
-            with tf.GradientTape() as tape:
-                answer = model(x)
-                loss = tf.reduce_sum(answer * np.arange(12).reshape(4, 3))
-            return answer, *tape.gradient(loss, model.trainable_variables)
-
         with nullcontext() if ours else plain.layers():
+            keras.utils.set_random_seed(1)
+            model = recipe.build((None, 6), 3, params)
+
+            @tf.function
+            def step(model: Any = model) -> tuple[Any, ...]:
+                with tf.GradientTape() as tape:
+                    answer = model(x)
+                    loss = tf.reduce_sum(answer * np.arange(12).reshape(4, 3))
+                return answer, *tape.gradient(loss, model.trainable_variables)
+
             found.append(step())
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
