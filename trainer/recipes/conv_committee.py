@@ -50,7 +50,7 @@ class Params:
         2, "nets that vote beside the linear one; one of them sees a spectrum as a picture"
     )
     bands: int = positive(64, "bands of that picture; of twice as many in the spectrum, means of two")
-    filters1: int = positive(12, "filters of its first convolution; the next have twice and four times as many")
+    filters1: int = positive(12, "filters of its first convolution; the next have twice and four times that")
     filters2: int = positive(128, "filters of the convolutions over time")
     attention: int = positive(64, "units that attention is computed with")
     heads: int = positive(4, "attentive statistics of each net")
