@@ -202,6 +202,27 @@ def test_a_spectrum_s_block_says_its_shape_and_halves_the_mask() -> None:
         assert not np.asarray(out)[~kept].any()
 
 
+@pytest.mark.parametrize("bins", [6, 7])
+def test_the_larger_of_two_bins_is_keras_own_pooling_forward_and_backward(bins: int) -> None:
+    import keras
+    import tensorflow as tf
+
+    from trainer.layers import spectrum
+
+    random = np.random.default_rng(0)
+    x = tf.constant(random.normal(size=(2, 5, bins, 3)).astype(np.float32))
+    asked = random.normal(size=(2, 5, -(-bins // 2), 3)).astype(np.float32)
+    found = []
+    for pool in (spectrum._larger, keras.layers.MaxPooling2D((1, 2), padding="same")):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = pool(x)
+            loss = tf.reduce_sum(y * asked)
+        found.append((y, tape.gradient(loss, x)))
+    for ours, keras_own in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, keras_own)
+
+
 def test_neighbouring_bands_of_views_become_their_mean() -> None:
     from trainer.layers import Channels
 

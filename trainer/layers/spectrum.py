@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from trainer.layers.masked import PACKAGE, frame_weights
@@ -25,7 +26,6 @@ class SpectrumBlock(keras.layers.Layer):  # type: ignore[misc]
         self.convolution = keras.layers.Conv2D(
             filters, kernel, strides=(stride, stride), padding="valid", use_bias=False, name="convolution"
         )
-        self.pool = keras.layers.MaxPooling2D((1, 2), padding="same", name="pool")
         self.normalization = keras.layers.BatchNormalization(name="normalization")
 
     def build(self, input_shape: Any) -> None:
@@ -40,7 +40,7 @@ class SpectrumBlock(keras.layers.Layer):  # type: ignore[misc]
         """(batch, frames, bins, channels) to (batch, frames / stride, bins / stride / 2, filters)."""
         around = [(self.kernel - 1) // 2, self.kernel // 2]
         x = ops.pad(inputs, [[0, 0], around, around, [0, 0]])
-        x = self.normalization(self.pool(self.convolution(x)), training=training)
+        x = self.normalization(_larger(self.convolution(x)), training=training)
         x = ops.relu(x)
         # Times 0, which is cheaper here than to choose by the mask, as `without_padding` does.
         return x if mask is None else x * frame_weights(inputs, mask)[:, :: self.stride, :, None]
@@ -60,6 +60,18 @@ class SpectrumBlock(keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), **config}
 
 
+def _larger(x: Any) -> Any:
+    """Of two neighbouring bins: (batch, frames, bins, channels) to (batch, frames, bins / 2, channels).
+
+    As MaxPooling2D of Keras, which looks for the places of what is larger once more when it goes backwards.
+    """
+    _, frames, bins, channels = x.shape
+    if bins % 2:
+        x = ops.pad(x, [[0, 0], [0, 0], [0, 1], [0, 0]], constant_values=-np.inf)
+    x = ops.reshape(x, (-1, frames or ops.shape(x)[1], -(-bins // 2), 2 * channels))
+    return ops.maximum(*ops.split(x, 2, axis=-1))
+
+
 @keras.saving.register_keras_serializable(package=PACKAGE)
 class Channels(keras.layers.Layer):  # type: ignore[misc]
     """Views of the same frames, (batch, frames, dim) each, as channels: (batch, frames, bins, views).
@@ -73,12 +85,11 @@ class Channels(keras.layers.Layer):  # type: ignore[misc]
         self.width = width
 
     def call(self, inputs: list[Any]) -> Any:
-        """Stack, then mean."""
+        """Mean, then stack."""
+        if self.width > 1:
+            inputs = [ops.matmul(view, _means(view.shape[-1], self.width)) for view in inputs]
         # Cheaper than to stack along the last axis.
-        stacked = ops.transpose(ops.stack(inputs, axis=1), (0, 2, 3, 1))
-        if self.width == 1:
-            return stacked
-        return ops.average_pool(stacked, (1, self.width), padding="same", data_format="channels_last")
+        return ops.transpose(ops.stack(inputs, axis=1), (0, 2, 3, 1))
 
     def compute_mask(self, inputs: list[Any], previous_mask: Any = None) -> Any:
         """That of the first: they are views of the same frames."""
@@ -92,6 +103,12 @@ class Channels(keras.layers.Layer):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """All that `__init__` needs."""
         return {**super().get_config(), "width": self.width}
+
+
+def _means(dim: int, width: int) -> Any:
+    """(dim, bins): what a row of dimensions is multiplied by to become its bins' means."""
+    members = np.kron(np.eye(-(-dim // width)), np.ones((width, 1)))[:dim]
+    return (members / members.sum(0)).astype(np.float32)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
