@@ -13,11 +13,11 @@ Whether they are a spectrum `features` says, and for `auto` the number of dimens
 120 and 128 are how many bands mel spectrograms have, all else is an embedding.
 
 Before all that, frames are normalised by their speaker's voice as far as it was heard: by mean and deviation
-of all their clips at hand, whatever the emotion, in each eighth of a clip. On speakers never heard this is
-worth more than any part of the nets (docs/results.md). A share of the training clips, `alone`, is normalised
-as if nothing else of their speaker had been heard, so that a stranger's single clip is understood, too.
-That differences of speakers are to be normalised away is old and good practice (Busso, Metallinou and
-Narayanan, ICASSP 2011, pages 5692-5695).
+of all their clips at hand, whatever the emotion, in each eighth of a clip. With several clips of a stranger
+at hand that is worth points, with a single one it costs some (docs/results.md), and less because a share of
+the training clips, `alone`, is normalised as if nothing else of their speaker had been heard. That
+differences of speakers are to be normalised away is old and good practice (Busso, Metallinou and Narayanan,
+ICASSP 2011, pages 5692-5695).
 
 Training clips change at every turn: tempo, noise, blanked spans (SpecAugment,
 https://arxiv.org/abs/1904.08779), MixUp (https://arxiv.org/abs/1710.09412), and spectra are warped as another
