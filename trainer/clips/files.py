@@ -12,6 +12,7 @@ import lzma
 import math
 import re
 import struct
+import threading
 import tokenize
 import zipfile
 import zlib
@@ -23,6 +24,10 @@ from numpy.lib import format as npy
 
 from trainer.clips import labels
 from trainer.clips.tree import Entry, Refused
+
+# A header is a Python literal, and Python 3.11 counts for all threads together how deep it is in one: of two
+# that are read at once, one may end in SystemError (https://github.com/python/cpython/issues/106905).
+_PARSING = threading.Lock()
 
 KEYS = ("wav2vec_features", "features", "embeddings")
 DTYPES = ("float16", "float32", "float64")
@@ -199,7 +204,8 @@ def _header(file: Any, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if read is None:
         raise NotAClip("unreadable", f"npy format {version[0]}.{version[1]} is not one that holds features")
-    shape, by_column, dtype = read(file, max_header_size=_MAX_HEADER)
+    with _PARSING:
+        shape, by_column, dtype = read(file, max_header_size=_MAX_HEADER)
     if dtype.hasobject:
         raise NotAClip("object", "an array of Python objects, which only unpickling could read")
     promised, there = math.prod(shape) * dtype.itemsize, size - file.tell()
