@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--give-back", action="store_true", help="what it is worth that freed memory is kept")
     parser.add_argument("--only", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if asked.only:
         _measured(asked.only, asked.give_back)
         return

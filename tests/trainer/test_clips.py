@@ -1,12 +1,17 @@
+import contextlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 from trainer import clips
 from trainer.clips import Report, demo, files
@@ -420,3 +425,21 @@ def test_features_of_networks_with_random_weights_are_told(tmp_path: Path) -> No
     assert kinds(spoken(tmp_path / "bad", untrained), fatal=False) == {"unrelated"}
     for name, extract in fine.items():
         assert not spoken(tmp_path / name, extract).problems, name
+
+
+def test_two_headers_are_never_parsed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 may answer two threads that do so with SystemError."""
+    np.save(tmp_path / "clip.npy", np.zeros((3, 4), np.float32))
+    data, read = (tmp_path / "clip.npy").read_bytes(), npy.read_array_header_1_0
+    # What both threads would meet at, if both were let in.
+    met = threading.Barrier(2)
+
+    def parse(file: Any, max_header_size: int) -> Any:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.wait(0.2)
+            raise AssertionError("two threads are in here")
+        return read(file, max_header_size=max_header_size)
+
+    monkeypatch.setattr(npy, "read_array_header_1_0", parse)
+    with ThreadPoolExecutor(2) as pool:
+        assert [a.shape for a in pool.map(files.array, [data, data])] == [(3, 4)] * 2

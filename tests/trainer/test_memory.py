@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+
+from trainer.contract import RunDir
+from trainer.training import memory
+from trainer.training.stopping import StopRequested
+
+from .runs import events, train
 
 PROGRAM = """
 import resource, sys, threading
@@ -47,3 +54,16 @@ def test_what_is_freed_is_had_again_without_the_system(where: str) -> None:
 
     assert made() > 10_000
     assert made("keep") < 100
+
+
+def test_the_trainer_has_it_kept_before_it_trains(
+    new_run: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked() -> bool:
+        raise StopRequested("memory was asked to be kept")
+
+    monkeypatch.setattr(memory, "keep_freed", asked)
+    run = new_run()
+    assert train(run) == 0
+    assert events(run, "ended")[0].reason == "memory was asked to be kept"
+    assert not events(run, "epoch")
