@@ -139,7 +139,7 @@ class _Way:
         import keras
 
         from trainer import recipes
-        from trainer.training import fit
+        from trainer.training import graphs
 
         self.name, self._frames, self._asked = name, frames, asked
         module = recipes.load(recipe)
@@ -159,7 +159,7 @@ class _Way:
             self._model = module.build(self._wishes.shape(frames, asked.dim), CLASSES, params)
         if name != "plain":
             labels = np.zeros(1, np.int32)
-            fit.trace_once(self._model, np.eye(CLASSES)[labels] if self._wishes.one_hot else labels)
+            graphs.trace_once(self._model, np.eye(CLASSES)[labels] if self._wishes.one_hot else labels)
         self._times: list[tuple[float, float]] = []
         self.traces = 0
         step = self._model.train_step

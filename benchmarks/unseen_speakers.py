@@ -170,6 +170,7 @@ def _train(packed: Any, asked: argparse.Namespace, seed: int, fold: int) -> dict
     from trainer.data.batches import Training, Validation
     from trainer.schedule import Schedule
     from trainer.scores import evaluate
+    from trainer.training import graphs
     from trainer.training.callbacks import Pace
     from trainer.training.keeper import Course
 
@@ -186,6 +187,7 @@ def _train(packed: Any, asked: argparse.Namespace, seed: int, fold: int) -> dict
     norm = dataset.normaliser(packed, train, wishes)
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
+    graphs.leave_as_traced()
     model = recipe.build(wishes.shape(norm.frames, packed.dim), len(packed.classes), params)
     batches = Training(packed, train, norm, batch_size=size, seed=seed, asked=wishes)
     pace = Pace(Course(epochs, params.patience, Schedule(plan)), batches, seed)

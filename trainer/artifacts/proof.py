@@ -50,7 +50,7 @@ class Proof:
 
     def of(self, path: Path, model: Any, result: Result) -> None:
         """Raises Unfit where the file does not hold the weights of `model`, or is not as good."""
-        loaded, epoch = self._load(path), result.epoch
+        loaded, epoch = self.load(path), result.epoch
         weights = zip(loaded.get_weights(), model.get_weights(), strict=True)
         if not all(np.array_equal(saved, measured) for saved, measured in weights):
             raise Unfit(f"{path.name} of epoch {epoch} does not hold the weights that were measured")
@@ -64,7 +64,8 @@ class Proof:
                 f"after loading, and {result.score.correct} before saving"
             )
 
-    def _load(self, path: Path) -> Any:
+    def load(self, path: Path) -> Any:
+        """The model of that file, until the next one is asked for."""
         import keras
 
         architecture = _architecture(path)

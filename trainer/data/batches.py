@@ -117,8 +117,8 @@ class Training:
 class Validation:
     """The validation side, in its own order, the same batches each time.
 
-    `labels` are class indices; `targets` the same as the model's loss takes them. What is predicted can be
-    divided into `shares` that are equal.
+    `labels` are class indices; `targets` the same as the model's loss takes them. Batches are all of
+    one size, because for another a model is traced anew, and can be divided into `shares` that are equal.
     """
 
     def __init__(
@@ -131,9 +131,10 @@ class Validation:
         shares: int = 1,
         asked: Preparation = DEFAULT,
     ) -> None:
-        self._packed, self._norm, self._batch_size = packed, norm, batch_size
+        self._packed, self._norm = packed, norm
+        self._size = min(batch_size, _up(len(val), shares))
         # The last clip again, as often as the last batch wants it; its answers are left out.
-        self._val = np.concatenate([val, np.repeat(val[-1:], -len(val) % shares)])
+        self._val = np.concatenate([val, np.repeat(val[-1:], -len(val) % self._size)])
         self._voices = dataset.voices(packed, val, norm, asked)
         self._asked = asked
         self.labels: npt.NDArray[np.int32] = packed.labels[val]
@@ -141,13 +142,13 @@ class Validation:
 
     def predict(self, model: Any) -> npt.NDArray[np.float32]:
         """(n, classes) probabilities."""
-        steps = -(-len(self._val) // self._batch_size)
+        steps = len(self._val) // self._size
         stream = _dataset(self._batches, (_signature(self._norm, self._asked),), steps)
         found: npt.NDArray[np.float32] = model.predict(stream, verbose=0)[: len(self.labels)]
         return found
 
     def _batches(self) -> Iterator[tuple[Any, ...]]:
-        for chosen in _chunks(self._val, self._batch_size):
+        for chosen in _chunks(self._val, self._size):
             voices = [self._voices[int(i)] for i in chosen]
             frames = self._norm.batch([self._packed.clip(i) for i in chosen], voices)
             yield (_trimmed(frames, self._packed.lengths[chosen], self._asked),)
@@ -156,7 +157,11 @@ class Validation:
 def _trimmed(
     frames: npt.NDArray[np.float32], lengths: Indices, asked: Preparation
 ) -> npt.NDArray[np.float32]:
-    return frames[:, : -(-int(lengths.max()) // _ROUND) * _ROUND] if asked.trim else frames
+    return frames[:, : _up(int(lengths.max()), _ROUND)] if asked.trim else frames
+
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def _chunks(indices: Indices, size: int) -> Iterator[Indices]:

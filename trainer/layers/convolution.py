@@ -84,12 +84,13 @@ class _Rows:
         counted = tf.cumsum(tf.reshape(tf.cast(kept, tf.int32), (-1,)))
         places = tf.reshape(counted - 1, (clips, frames + gap))[:, :frames]
         length = -(-counted[-1] // (clips * _ROUND)) * _ROUND
-        everything = tf.reshape(tf.range(clips * frames), (clips, frames))
+        # All padding goes to one place behind the others, and is cut off with it.
+        nothing, end = clips * frames, clips * length
         source = tf.tensor_scatter_nd_update(
-            tf.fill([clips * length], clips * frames),
-            tf.boolean_mask(places, mask)[:, None],
-            tf.boolean_mask(everything, mask),
-        )
+            tf.fill([end + 1], nothing),
+            tf.reshape(tf.where(mask, places, end), (-1, 1)),
+            tf.range(nothing),
+        )[:-1]
         return cls(mask, source, tf.where(mask, places, 0), length, before, after)
 
     def windows(self) -> Any:

@@ -192,7 +192,8 @@ def _convolution(x: Any, filters: int, kernel: int = 3, dilation: int = 1) -> An
 
     from trainer.layers import MaskedConv1D
 
-    x = MaskedConv1D(filters, kernel, padding="same", dilation_rate=dilation)(x)
+    # Without a bias, which the normalisation would take away again.
+    x = MaskedConv1D(filters, kernel, padding="same", dilation_rate=dilation, use_bias=False)(x)
     return layers.ReLU()(layers.BatchNormalization()(x))
 
 

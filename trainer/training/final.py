@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -70,9 +69,7 @@ def _files(keeper: Keeper, course: Course, judged: Judged) -> dict[str, bytes]:
 
     assert course.best is not None
     who, names = keeper.who, keeper.who.report_names
-    model = keras.models.load_model(
-        course.best.weights.parent / who.name("best", "model"), compile=False, safe_mode=True
-    )
+    model = keeper.proof.load(course.best.weights.parent / who.name("best", "model"))
     labels, probabilities = judged.side.labels, judged.side.predict(model)
     speakers = [clip.speaker for clip in judged.clips]
     found = evaluate.evaluate(labels, probabilities, classes=who.classes, speakers=speakers)

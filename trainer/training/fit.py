@@ -24,7 +24,7 @@ from trainer.eventlog import EventLog
 from trainer.folders import remove_half_written
 from trainer.recipes import Recipe
 from trainer.schedule import Schedule
-from trainer.training import final, guard, replicas
+from trainer.training import final, graphs, guard, replicas
 from trainer.training.beginning import Beginning, ResumeError
 from trainer.training.callbacks import Ledger, Pace, Watch
 from trainer.training.final import Judged
@@ -48,6 +48,7 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
         remove_half_written(folder)
 
     _make_repeatable(spec.seed)
+    graphs.leave_as_traced()
     together = replicas.strategy(spec.gpus, spec.batch_size)
     shares = together.num_replicas_in_sync
     course = _course(recipe, params, beginning)
@@ -69,7 +70,7 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
         final.conclude_if_missing(keeper, course, log, judged)
         return over
     if shares == 1:
-        trace_once(model, val.targets)
+        graphs.trace_once(model, val.targets)
     ledger = Ledger(keeper, course, log)
     stop.at_once = False
     stop.check()
@@ -89,15 +90,6 @@ def train(run: RunDir, spec: Spec, beginning: Beginning, log: EventLog, stop: St
         raise StopRequested(f"a stop was asked for; {done} epochs are trained and saved") from None
     final.conclude(keeper, course, log, judged)
     return ledger.reason or f"all {beginning.epochs} epochs are trained"
-
-
-def trace_once(model: Any, targets: Any) -> None:
-    """Make the variables that the first step would make, of `targets` as the loss takes them: a step that has
-    made some is traced a second time by TensorFlow, which takes seconds.
-    """
-    model.optimizer.build(model.trainable_variables)
-    model.compute_metrics(None, tf.constant(targets[:1]), tf.zeros((1, model.output_shape[-1])))
-    model.reset_metrics()
 
 
 def _recipe(spec: Spec, beginning: Beginning) -> tuple[Recipe, Any, Preparation]:
