@@ -1,6 +1,6 @@
 """What an epoch consists of beside its steps, and the longest a run stands between two of them.
 
-    python -m benchmarks.stalls [--recipe NAME]… [--clips N] [--dim N] [--epochs N] [--give-back]
+    python -m benchmarks.stalls [--recipe NAME]… [--clips N] [--dim N] [--epochs N] [--without NAME]…
 
 Each recipe is trained as ever, by `python -m trainer` in a process of its own with all that it writes, on
 SYNTHETIC clips with the lengths of `benchmarks.loading`; a callback notes when a step ends, and the clock is
@@ -12,8 +12,9 @@ processor:
 * the rest: checkpoint, best model, manifest, curves, and the start of the next epoch's batches, which is what
   its first step takes longer than a median one
 
-The longest gap is that between the ends of two steps of one epoch. With `--give-back` each recipe is trained
-a second time, without what `trainer.training.memory` does.
+The longest gap is that between the ends of two steps of one epoch. The first step ends so long after the
+process began: imports, data and the model's graph are before it. For each `--without` a recipe is trained
+once more, without what the trainer does by the function of that name.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from benchmarks.loading import _write as write_clips
 from trainer import clips, recipes
 from trainer.contract import Attempt, Epoch, RunDir, Spec, publish
 
+# What can be left out, and the module of `trainer.training` it is of.
+WITHOUT = {"keep_freed": "memory", "leave_as_traced": "graphs"}
+
 
 class Mark(NamedTuple):
     """When a step of an epoch ended, or the epoch was told: seconds by the clock, and of the processor."""
@@ -52,22 +56,23 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=640)
     parser.add_argument("--dim", type=int, default=768)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--give-back", action="store_true", help="what it is worth that freed memory is kept")
+    parser.add_argument("--without", action="append", default=[], choices=WITHOUT)
     parser.add_argument("--only", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if asked.only:
-        _measured(asked.only, asked.give_back)
+        _measured(asked.only, asked.without)
         return
     with tempfile.TemporaryDirectory() as folder:
         data = write_clips(Path(folder) / "data", asked.clips, asked.dim)
         print(f"{asked.clips} SYNTHETIC clips of {asked.dim} dimensions, {asked.epochs} epochs")
         for name in asked.recipe or ("v9_attention", "attn_crnn_v2"):
-            for more in ([], ["--give-back"])[: 1 + asked.give_back]:
+            for more in ([], *(["--without", one] for one in asked.without)):
                 run = _written(Path(folder, "runs", "".join([name, *more])), name, data, asked.epochs)
                 argv = [sys.executable, "-m", "benchmarks.stalls", "--only", str(run.root), *more]
+                began = time.monotonic()
                 subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
-                _show(" ".join([name, *more]), run)
+                _show(" ".join([name, *more]), run, began)
 
 
 def _written(root: Path, recipe: str, data: Path, epochs: int) -> RunDir:
@@ -82,16 +87,15 @@ def _written(root: Path, recipe: str, data: Path, epochs: int) -> RunDir:
     return run
 
 
-def _measured(root: Path, give_back: bool) -> None:
+def _measured(root: Path, without: list[str]) -> None:
     """Train, and leave in `marks.json` when each step ended and when each epoch was told."""
     import keras
 
     from trainer.__main__ import main as train
     from trainer.eventlog import EventLog
-    from trainer.training import memory
 
-    if give_back:
-        mock.patch.object(memory, "keep_freed").start()
+    for name in without:
+        mock.patch(f"trainer.training.{WITHOUT[name]}.{name}").start()
     steps: list[Mark] = []
     told: list[Mark] = []
 
@@ -117,12 +121,13 @@ def _measured(root: Path, give_back: bool) -> None:
     (root / "marks.json").write_text(json.dumps({"steps": steps, "told": told}))
 
 
-def _show(name: str, run: RunDir) -> None:
+def _show(name: str, run: RunDir, began: float) -> None:
     marks = json.loads((run.root / "marks.json").read_text())
     steps, told = ([Mark(*mark) for mark in marks[kind]] for kind in ("steps", "told"))
     epochs = [[mark for mark in steps if mark.epoch == one.epoch] for one in told]
     clock, cpu = (_parts(epochs, told, field) for field in ("at", "cpu"))
     print(f"{name}, {len(epochs[1])} steps of an epoch")
+    clock["first step ends"], cpu["first step ends"] = steps[0].at - began, steps[0].cpu
     for part, seconds in clock.items():
         print(f"  {part:24} {seconds:7.3f} s   of the processor {cpu[part]:7.3f} s")
 

@@ -129,3 +129,28 @@ def test_a_model_of_trimmed_batches_answers_as_with_all_the_padding(packed: Pack
         model = recipe.build(asked.shape(norm.frames, DIM), 2, params)
         answers.append(Validation(packed, everyone, norm, batch_size=SIZE, asked=asked).predict(model))
     np.testing.assert_allclose(*answers, atol=1e-5)
+
+
+@pytest.mark.parametrize("clips", [SIZE - 1, SIZE, 2 * SIZE + 3])
+def test_a_model_is_traced_once_to_predict_however_many_clips_the_last_batch_has(
+    packed: Packed, clips: int
+) -> None:
+    import keras
+
+    everyone = np.arange(clips)
+    asked = Preparation()
+    norm = dataset.normaliser(packed, everyone, asked)
+    inputs = keras.Input(asked.shape(norm.frames, DIM))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(inputs))
+    shapes = []
+    step = model.predict_step
+
+    def counted(batch: Any) -> Any:
+        shapes.append(batch[0].shape)
+        return step(batch)
+
+    model.predict_step = counted
+    answers = Validation(packed, everyone, norm, batch_size=SIZE, asked=asked).predict(model)
+    assert [shape[0] for shape in shapes] == [min(clips, SIZE)]
+    expected = [norm.batch([packed.clip(i)]).mean(axis=1)[0] for i in everyone]
+    np.testing.assert_allclose(answers, expected, atol=1e-6)

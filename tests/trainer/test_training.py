@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,31 @@ def test_early_stopping_ends_the_run_and_names_the_best_epoch(new_run: NewRun) -
     ended = events(run, "ended")[0]
     assert ended.reason == "early stopping: no better val_accuracy in 2 epochs since epoch 1"
     assert len(events(run, "epoch")) == 3
+
+
+def test_an_epoch_is_saved_once_be_it_the_best_or_not(
+    new_run: NewRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    saved = []
+    save = keras.Model.save
+
+    def counted(model: Any, path: Any, **more: Any) -> None:
+        saved.append(path)
+        save(model, path, **more)
+
+    monkeypatch.setattr(keras.Model, "save", counted)
+    run = new_run(epochs=3)
+    assert train(run) == 0
+    assert len(saved) == 3
+    last, best = (
+        {a.epoch: (run.root / a.path).read_bytes() for a in manifest.of(of) if a.role == "weights"}
+        for manifest in [Manifest.parse(run.manifest.read_bytes())]
+        for of in ("last", "best")
+    )
+    assert list(last) == [3]
+    assert (last == best) == (list(best) == [3])
 
 
 def test_two_checkpoints_and_two_bests_are_kept(finished: RunDir) -> None:

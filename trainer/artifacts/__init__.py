@@ -104,9 +104,15 @@ def publish_report(run: RunDir, who: Identity, best: Path, epoch: int, files: Ma
     return folders.publish(_free(run.artifacts / f"best-{epoch:04}"), fill)
 
 
-def write_last(folder: Path, model: Any, who: Identity, result: Result) -> None:
-    """Fill a checkpoint folder with all that makes its epoch's model usable at home."""
-    weights.save_weights(model, folder / who.name("last", "weights"))
+def write_last(folder: Path, model: Any, who: Identity, result: Result, saved: Path | None = None) -> None:
+    """Fill a checkpoint folder with all that makes its epoch's model usable at home.
+
+    `saved` are the weights of this very model where they were written before: a copy is the cheaper by far.
+    """
+    if saved:
+        shutil.copyfile(saved, folder / who.name("last", "weights"))
+    else:
+        weights.save_weights(model, folder / who.name("last", "weights"))
     config = {**json.loads(model.to_json()), "compile_config": None}
     _write_json(folder / who.name("last", "config"), who, config)
     _write_companions(folder, who, result)

@@ -61,8 +61,8 @@ class Keeper:
         Raises RunFailed when the disk is full; everything published before is then whole.
         """
         try:
-            words = self._keep_best(model, course, result)
-            return words + self._keep_last(model, course, result)
+            words, weights = self._keep_best(model, course, result)
+            return words + self._keep_last(model, course, result, weights)
         except (OSError, RuntimeError) as e:
             if not _disk_is_full(e):
                 raise
@@ -86,28 +86,30 @@ class Keeper:
         where = (folder / self.who.report_names["report"]).relative_to(self.run.root).as_posix()
         return Saved(time.time(), "report", where, epoch, before.value)
 
-    def _keep_best(self, model: Any, course: Course, result: Result) -> list[AnyEvent]:
+    def _keep_best(self, model: Any, course: Course, result: Result) -> tuple[list[AnyEvent], Path | None]:
+        """What there is to say, and the weights that were published, if they were."""
         if not course.beats(result.epoch, result.val_accuracy):
             course.wait += 1
-            return []
+            return [], None
         try:
             folder = artifacts.publish_best(self.run, model, self.who, result, self.proof)
         except Unfit as e:
             course.wait += 1
-            return [Note(time.time(), f"not published as best: {e}", "error")]
+            return [Note(time.time(), f"not published as best: {e}", "error")], None
         before = course.best
         course.wait = 0
         course.best = Best(result.epoch, result.val_accuracy, folder / self.who.name("best", "weights"))
         self._publish_manifest(course, checkpoints.newest(self.run))
         kept = {b.weights.parent.name for b in (before, course.best) if b is not None}
         artifacts.prune(self.run, kept)
-        return [self._saved("best", role, folder, result) for role in ("model", "weights")]
+        words: list[AnyEvent] = [self._saved("best", role, folder, result) for role in ("model", "weights")]
+        return words, course.best.weights
 
-    def _keep_last(self, model: Any, course: Course, result: Result) -> list[AnyEvent]:
+    def _keep_last(self, model: Any, course: Course, result: Result, weights: Path | None) -> list[AnyEvent]:
         last = checkpoints.write(
             self.run,
             self._state(course, result.epoch),
-            lambda folder: artifacts.write_last(folder, model, self.who, result),
+            lambda folder: artifacts.write_last(folder, model, self.who, result, weights),
         )
         self._publish_manifest(course, last)
         checkpoints.prune(self.run)
