@@ -16,8 +16,8 @@ second of normal random numbers, labels are random too. Where a twentieth of a f
 its longest clip, those were cut off: they get up to 2 seconds more, exponential with a mean of 0.35, which
 is a guess and not a measurement. Clips are drawn with a fixed seed, and cut off at `--frames`.
 
-`--start` measures instead, in processes of their own, the seconds from `import keras` done to the end of the
-first step.
+`--start` measures instead, in processes of their own and with the graph as the trainer has it made, the
+seconds from `import keras` done to the end of the first step.
 """
 
 from __future__ import annotations
@@ -225,7 +225,10 @@ def _first_step(asked: argparse.Namespace) -> None:
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
+    from trainer.training import graphs
+
     began = time.perf_counter()
+    graphs.leave_as_traced()
     way = _Way(asked.recipe[-1], "ours", asked.frames[-1], asked)
     way.train(np.full(asked.batch_size, 150), 0)
     print(time.perf_counter() - began)
