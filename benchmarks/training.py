@@ -5,10 +5,11 @@
 
 The ways of training take turns in one process, each with the same clips in the same round. `plain` pads every
 clip to one length and computes all layers as Keras does. `ours` is the recipe as it trains: its batches end
-with their longest clip. `buckets` is `ours` with batches of like lengths, `bfloat16` is `buckets` with that
-parameter, `shared` is `bfloat16` with `shared_dropout`, of recipes that have them: these three change what is
-learnt. A figure is the median over rounds, of clips in a second and of the processor's milliseconds for a
-clip, which move less on a machine that others use too.
+with their longest clip, and its graph runs as it was traced; `rewritten` is `ours` with the graph rewritten
+by TensorFlow, as that of `plain` is. `buckets` is `ours` with batches of like lengths, `bfloat16` is
+`buckets` with that parameter, `shared` is `bfloat16` with `shared_dropout`, of recipes that have them: these
+three change what is learnt. A figure is the median over rounds, of clips in a second and of the processor's
+milliseconds for a clip, which move less on a machine that others use too.
 
 Lengths are real, values are not. A clip has as many seconds as its file in the first FOLDER that has one of
 that name, which is its frames over RATE (50 a second unless it is given); it is trained on as 50 frames a
@@ -16,8 +17,8 @@ second of normal random numbers, labels are random too. Where a twentieth of a f
 its longest clip, those were cut off: they get up to 2 seconds more, exponential with a mean of 0.35, which
 is a guess and not a measurement. Clips are drawn with a fixed seed, and cut off at `--frames`.
 
-`--start` measures instead, in processes of their own and with the graph as the trainer has it made, the
-seconds from `import keras` done to the end of the first step.
+`--start` measures instead, in processes of their own, the seconds from `import keras` done to the end of the
+first step.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def _print_speed(name: str, frames: int, lengths: Lengths, asked: argparse.Names
         wall, cpu = way.figures()
         first, second = reference.figures()
         print(
-            f"  {way.name:8} {wall:6.0f} clips/s ({wall / first:4.2f}×)   "
+            f"  {way.name:9} {wall:6.0f} clips/s ({wall / first:4.2f}×)   "
             f"{cpu:6.2f} CPU ms ({second / cpu:4.2f}×)"
             f"   traced {way.traces}×",
             flush=True,
@@ -127,7 +128,8 @@ def _ways(recipe: str) -> list[str]:
     from trainer import recipes
 
     known = recipes.load(recipe).Params.__dataclass_fields__
-    return ["plain", "ours", "buckets", *(way for way, name in SHORTCUTS.items() if name in known)]
+    shortcuts = [way for way, name in SHORTCUTS.items() if name in known]
+    return ["plain", "rewritten", "ours", "buckets", *shortcuts]
 
 
 class _Way:
@@ -152,7 +154,7 @@ class _Way:
             frames=frames,
             class_weights="none",
             trim=name != "plain",
-            buckets=asked.buckets if name not in ("plain", "ours") else 0,
+            buckets=asked.buckets if name not in ("plain", "rewritten", "ours") else 0,
         )
         keras.utils.set_random_seed(0)
         with self._layers():
@@ -173,6 +175,9 @@ class _Way:
     def train(self, lengths: Lengths, number: int) -> None:
         """On clips of these lengths; the first round is not counted."""
         import keras
+        import tensorflow as tf
+
+        from trainer.training import graphs
 
         marks: list[tuple[float, float]] = []
 
@@ -180,6 +185,9 @@ class _Way:
             def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
                 marks.append((time.perf_counter(), time.process_time()))
 
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+        if self.name not in ("plain", "rewritten"):
+            graphs.leave_as_traced()
         batches = _batches(lengths, self._frames, self._wishes, self._asked, number)
         with self._layers():
             self._model.fit(batches.stream(), verbose=0, shuffle=False, callbacks=[Clock()])
@@ -225,10 +233,7 @@ def _first_step(asked: argparse.Namespace) -> None:
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
-    from trainer.training import graphs
-
     began = time.perf_counter()
-    graphs.leave_as_traced()
     way = _Way(asked.recipe[-1], "ours", asked.frames[-1], asked)
     way.train(np.full(asked.batch_size, 150), 0)
     print(time.perf_counter() - began)

@@ -12,8 +12,8 @@ from trainer.layers.device import on_gpu
 def leave_as_traced() -> None:
     """Have graphs run as they were traced, where there is no GPU to rewrite them for.
 
-    On a processor the rewriting makes no step of these models faster, and delays the first one by seconds,
-    the more the larger the model (docs/performance.md).
+    On a processor the rewriting delays the first step by a second or two, and those after it are hardly the
+    faster for it: with an LSTM they are slower (docs/performance.md).
     """
     if not on_gpu():
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
